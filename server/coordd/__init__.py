@@ -1,0 +1,3 @@
+"""coordd: the message server that agents talk to."""
+
+__version__ = "0.1.0"

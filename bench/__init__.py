@@ -1,0 +1,1 @@
+"""The bench: `python -m bench` loads a coordd of its own and compares it with its limits."""

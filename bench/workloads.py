@@ -1,0 +1,82 @@
+"""The requests that the driver sends, as bytes ready for the socket.
+
+A workload gives each connection its own endless iterator. Requests that are sent tens of thousands
+of times a second are built before the run and repeated; the fill, whose messages must differ, is
+built while it runs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+AGENTS = tuple(f"agent-{number:02d}" for number in range(50))
+VARIANTS = 64
+"""How many different requests one connection repeats."""
+
+_WORDS = ("build deploy review merge test green red branch release rollback latency queue batch "
+          "segment replica index cache token inbox thread done waiting please look at the new log "
+          "file before noon").split()
+_TEXT = " ".join(random.Random(0).choices(_WORDS, k=10_000))
+
+
+def message(rng: random.Random) -> dict[str, str]:
+    """A message between two of AGENTS; its body has 100-200 bytes."""
+    sender, recipient = rng.sample(AGENTS, 2)
+    start = rng.randrange(len(_TEXT) - 200)
+    return {"from_agent": sender, "to_agent": recipient, "subject": _TEXT[start:start + 30],
+            "body": _TEXT[start:start + rng.randrange(100, 201)]}
+
+
+def post(path: str, value: object) -> bytes:
+    """A keep-alive POST of `value` as JSON."""
+    body = json.dumps(value, separators=(",", ":")).encode()
+    return (f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n").encode() + body
+
+
+def get(path: str) -> bytes:
+    """A keep-alive GET."""
+    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+
+
+def _send(connection: int) -> Iterator[bytes]:
+    rng = random.Random(connection)
+    return itertools.cycle([post("/api/v1/messages", message(rng)) for _ in range(VARIANTS)])
+
+
+def _batch(connection: int) -> Iterator[bytes]:
+    rng = random.Random(connection)
+    return itertools.cycle([post("/api/v1/messages/batch", [message(rng) for _ in range(100)])
+                            for _ in range(8)])
+
+
+def _fill(connection: int) -> Iterator[bytes]:
+    rng = random.Random(1_000_000 + connection)
+    while True:
+        yield post("/api/v1/messages/batch", [message(rng) for _ in range(1000)])
+
+
+def _inbox(connection: int) -> Iterator[bytes]:
+    first = connection * 7 % len(AGENTS)
+    return itertools.cycle([get(f"/api/v1/inbox/{name}")
+                            for name in AGENTS[first:] + AGENTS[:first]])
+
+
+def _stats(_connection: int) -> Iterator[bytes]:
+    return itertools.repeat(get("/api/v1/stats"))
+
+
+WORKLOADS: dict[str, tuple[Callable[[int], Iterator[bytes]], int]] = {
+    "send": (_send, 1),
+    "batch": (_batch, 100),
+    "fill": (_fill, 1000),
+    "inbox": (_inbox, 1),
+    "stats": (_stats, 1),
+}
+"""By name: the requests of a connection (by its number), and the messages in each of them."""

@@ -1,0 +1,100 @@
+"""`python -m bench`: load a coordd of its own, print the tables, write results and the plot.
+
+Exit code 0: every bar was met; 1: one was missed or the run failed.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+import msgspec
+from rich.console import Console
+
+from bench import report
+from bench.daemon import BenchError
+from bench.disk import MEMORY_FILE_SYSTEMS, file_system
+from bench.measures import MEASURES
+from bench.results import Results
+from bench.stand import FULL, QUICK, Stand
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results"
+PUBLISHED = ROOT / "docs" / "bench"
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="About a minute: 100,000 messages, short loads.")
+@click.option("--only", "only", multiple=True, type=click.Choice(list(MEASURES)),
+              help="Only this measure; may be repeated.")
+@click.option("--data", type=click.Path(path_type=Path, file_okay=False), default=ROOT / ".cache",
+              show_default="the repository's .cache",
+              help="Where the servers' data folders are made, on a real disk; removed at the end.")
+@click.option("--no-bars", is_flag=True, help="Exit 0 where a bar is missed.")
+@click.option("--publish", is_flag=True, help="Copy the tables and the plot to docs/bench.")
+def main(quick: bool, only: tuple[str, ...], data: Path, no_bars: bool,  # noqa: FBT001
+         publish: bool) -> None:  # noqa: FBT001
+    """Load a coordd of its own and compare it with its limits and bars."""
+    console = Console(width=report.WIDTH)
+    notes = Console(stderr=True, style="dim", highlight=False)
+    data.mkdir(parents=True, exist_ok=True)
+    kind = file_system(data)
+    if kind in MEMORY_FILE_SYSTEMS:
+        raise click.ClickException(f"--data {data} is on {kind}, where a sync costs nothing; "
+                                   "name a folder on a disk: python -m bench --data FOLDER")
+    scale = QUICK if quick else FULL
+    began = time.monotonic()
+    stand = Stand(Path(tempfile.mkdtemp(prefix="bench-", dir=data)), scale, notes.print)
+    try:
+        for name, measure in MEASURES.items():
+            if not only or name in only:
+                notes.print(f"{name}:")
+                measure(stand)
+    except BenchError as error:
+        raise click.ClickException(str(error)) from error
+    finally:
+        stand.close()
+    results = Results(
+        at=datetime.now(UTC).isoformat(timespec="seconds"), machine=_machine(kind), quick=quick,
+        seconds=round(time.monotonic() - began, 1), rows=stand.rows, latencies=stand.latencies)
+    report.show(results, console)
+    _write(results, notes, publish=publish)
+    if missed := results.missed():
+        console.print(f"[bold red]missed:[/] {'; '.join(missed)}", soft_wrap=True)
+        sys.exit(0 if no_bars else 1)
+
+
+def _machine(file_system_name: str) -> dict[str, str]:
+    return {"cores": str(os.cpu_count()), "memory":
+            f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB",
+            "disk": file_system_name, "Linux": platform.release(),
+            "Python": platform.python_version(), "uvicorn": version("uvicorn"),
+            "uvloop": version("uvloop")}
+
+
+def _write(results: Results, notes: Console, *, publish: bool) -> None:
+    from bench import plot  # noqa: PLC0415 - Matplotlib's import would count against a short run
+
+    folder = RESULTS / results.at.replace(":", "")[:17]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_bytes(msgspec.json.format(msgspec.json.encode(results)))
+    (folder / "tables.txt").write_text(report.as_text(results), encoding="utf-8")
+    plot.draw(results, folder)
+    notes.print(f"written: {folder.relative_to(ROOT)}/{{results.json,tables.txt,plot.svg,plot.png}}")
+    if publish:
+        PUBLISHED.mkdir(parents=True, exist_ok=True)
+        for name in ("tables.txt", "plot.svg"):
+            shutil.copy(folder / name, PUBLISHED / name)
+        notes.print(f"published: {PUBLISHED.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

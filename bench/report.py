@@ -1,0 +1,94 @@
+"""The run as two tables, for a terminal and (as text) for the docs."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from bench.figures import Spread
+    from bench.results import Results
+
+WIDTH = 100
+SHOWN = ("50", "95", "99", "99.9")
+
+
+def number(value: float) -> str:
+    """A figure with as many digits as it deserves: three, or the whole of a large one."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _spread(value: Spread) -> str:
+    if len(value.values) == 1:
+        return number(value.median)
+    return f"{number(value.median)} ({number(value.least)}–{number(value.most)})"
+
+
+def _mark(passed: bool | None) -> str:
+    return {None: "", True: "[green]ok[/]", False: "[bold red]MISSED[/]"}[passed]
+
+
+def measures_table(results: Results) -> Table:
+    """Each measure beside its limits."""
+    table = Table(title="Measures: median (least–most); × is ours in parts of the limit",
+                  title_justify="left", width=WIDTH)
+    for name, justify, width in (("measure", "left", None), ("ours", "right", None),
+                                 ("limit", "right", None), ("×", "right", 5), ("bar", "left", 13),
+                                 ("", "left", 6)):
+        table.add_column(name, justify=justify, width=width)  # type: ignore[arg-type]
+    for row in results.rows:
+        first, *others = row.limits or [None]
+        ratio = row.ratio
+        table.add_row(
+            f"{row.name}, {row.unit}", _spread(row.ours),
+            f"{first.name}\n{_spread(first.value)}" if first else "",
+            f"{ratio:.2f}" if ratio is not None else "", row.bar or "", _mark(row.passed),
+            end_section=not others)
+        for limit in others:
+            table.add_row("", "", f"[dim]{limit.name}\n{_spread(limit.value)}[/]", "", "", "",
+                          end_section=limit is others[-1])
+    return table
+
+
+def latencies_table(results: Results) -> Table:
+    """The open loops' percentiles."""
+    table = Table(title="Open-loop latency in ms from the intended send time, medians",
+                  title_justify="left", width=WIDTH)
+    table.add_column("request, at which rate, of")
+    for percent in SHOWN:
+        table.add_column(f"p{percent}", justify="right")
+    table.add_column("p99 least–most", justify="right")
+    table.add_column("driver", justify="right")
+    table.add_column("bar", width=11)
+    table.add_column("", width=6)
+    for found in results.latencies:
+        table.add_row(
+            f"{found.name}, {found.rate:,.0f}/s, {found.server}",
+            *(f"{found.curve[percent] * 1000:.2f}" for percent in SHOWN),
+            f"{found.p99.least * 1000:.2f}–{found.p99.most * 1000:.2f}",
+            f"{found.late * 1000:.2f}", found.bar or "", _mark(found.passed))
+    return table
+
+
+def show(results: Results, console: Console) -> None:
+    """Print the run."""
+    console.print(", ".join(f"{key} {value}" for key, value in results.machine.items()))
+    if results.rows:
+        console.print(measures_table(results))
+    if results.latencies:
+        console.print(latencies_table(results))
+        console.print("driver: p99 of how late the driver itself sent; it is contained in the "
+                      "figures.", style="dim")
+
+
+def as_text(results: Results) -> str:
+    """The same without colours, for a file."""
+    console = Console(file=io.StringIO(), width=WIDTH, color_system=None, force_terminal=False)
+    show(results, console)
+    file = console.file
+    return file.getvalue() if isinstance(file, io.StringIO) else ""

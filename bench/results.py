@@ -1,0 +1,63 @@
+"""What a run of the bench found: plain data, written as JSON and read by the table and the plot."""
+
+from __future__ import annotations
+
+import msgspec
+
+from bench.figures import Spread
+
+
+class Limit(msgspec.Struct, frozen=True):
+    """What bounds a measure from outside our code, measured in the same run."""
+
+    name: str
+    value: Spread
+
+
+class Row(msgspec.Struct, kw_only=True):
+    """One measure. `bar` is its text, None for a row that is for information; `passed` is None
+    then. The first limit is the one that the ratio is to."""
+
+    name: str
+    unit: str
+    ours: Spread
+    limits: list[Limit] = []
+    bar: str | None = None
+    passed: bool | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """Ours in parts of the first limit."""
+        return self.ours.median / self.limits[0].value.median if self.limits else None
+
+
+class Latency(msgspec.Struct, kw_only=True):
+    """The latency of one open loop: `curve` is the repetitions' median, seconds by percentile.
+
+    `late` is the driver's own p99 of lateness in seconds, contained in the curve.
+    """
+
+    name: str
+    server: str
+    rate: float
+    curve: dict[str, float]
+    p99: Spread
+    late: float
+    bar: str | None = None
+    passed: bool | None = None
+
+
+class Results(msgspec.Struct, kw_only=True):
+    """A whole run. `machine` says where and with what."""
+
+    at: str
+    machine: dict[str, str]
+    quick: bool
+    seconds: float
+    rows: list[Row]
+    latencies: list[Latency]
+
+    def missed(self) -> list[str]:
+        """The measures whose bar was missed."""
+        return [measure.name for measure in [*self.rows, *self.latencies]
+                if measure.passed is False]

@@ -1,0 +1,105 @@
+"""The bench's stand: the servers under load, their folders, and what the run has found so far."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from bench.daemon import BenchError, Daemon
+from bench.figures import median_curve, spread
+from bench.results import Latency, Limit, Row
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from bench.driver import Outcome
+
+
+class Scale(msgspec.Struct, frozen=True):
+    """How much a run does: messages in the large store, repetitions, seconds of each load."""
+
+    messages: int
+    rounds: int
+    seconds: float
+
+
+FULL = Scale(messages=1_000_000, rounds=3, seconds=5.0)
+QUICK = Scale(messages=100_000, rounds=3, seconds=1.0)
+SMALL = 10_000
+"""Messages in the small store that the large one is compared with."""
+
+
+class Stand:
+    """Starts each server once, when it is first asked for, and ends them all."""
+
+    def __init__(self, folder: Path, scale: Scale, say: Callable[[str], None]) -> None:
+        self.folder = folder
+        self.scale = scale
+        self.say = say
+        self.rows: list[Row] = []
+        self.latencies: list[Latency] = []
+        self._servers: dict[str, Daemon] = {}
+
+    def server(self, name: str) -> Daemon:
+        """`noop`, `raw`, or a coordd: `fresh` (empty at first), `small`, `large` (filled)."""
+        if name not in self._servers:
+            folder = self.folder / name
+            folder.mkdir(parents=True)
+            daemon = Daemon(name if name in {"noop", "raw"} else "coordd", folder)
+            self._servers[name] = daemon
+            daemon.start()
+            filled = {"small": SMALL, "large": self.scale.messages}.get(name, 0)
+            if filled:
+                self.say(f"storing {filled:,} messages")
+                daemon.load("fill", 4, count=filled // 1000)
+                self._check_filled(daemon, filled)
+        return self._servers[name]
+
+    def _check_filled(self, daemon: Daemon, filled: int) -> None:
+        _, stats = daemon.get("/api/v1/stats")
+        _, page = daemon.get("/api/v1/inbox/agent-00")
+        if stats["messages"] != filled or len(page["messages"]) != 100:
+            raise BenchError(f"{filled} messages were sent, the server has {stats['messages']}; "
+                             f"a page has {len(page['messages'])} of them")
+
+    def close(self) -> None:
+        """End the servers and remove their folders."""
+        for daemon in self._servers.values():
+            daemon.kill()
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self.folder)
+
+    def interleaved(self, servers: list[str], run: Callable[[Daemon], Outcome],
+                    rounds: int | None = None) -> dict[str, list[Outcome]]:
+        """`run` on each server in turn, and that as often as the scale says: what else the machine
+        does meanwhile meets them alike."""
+        outcomes: dict[str, list[Outcome]] = {name: [] for name in servers}
+        for name in servers:
+            self.server(name)
+        for number in range(rounds or self.scale.rounds):
+            for name in servers:
+                self.say(f"  round {number + 1}, {name}")
+                outcomes[name].append(run(self.server(name)))
+                time.sleep(0.2)
+        return outcomes
+
+    def latency(self, name: str, server: str, rate: float, outcomes: list[Outcome], *,
+                bar: str | None = None, passed: Callable[[float], bool] | None = None) -> Latency:
+        """Add an open loop's percentiles; the bar is judged on the median of the p99s, in s."""
+        p99 = spread([outcome.latency_s["99"] for outcome in outcomes])
+        found = Latency(name=name, server=server, rate=rate, p99=p99, bar=bar,
+                        curve=median_curve([outcome.latency_s for outcome in outcomes]),
+                        late=spread([outcome.late_s.get("99", 0.0) for outcome in outcomes]).median,
+                        passed=passed(p99.median) if passed else None)
+        self.latencies.append(found)
+        return found
+
+
+def throughput(name: str, outcomes: list[Outcome]) -> Limit:
+    """Messages a second of the repetitions, under a name."""
+    return Limit(name, spread([outcome.messages_per_s for outcome in outcomes]))

@@ -40,7 +40,8 @@ class Draft(msgspec.Struct, gc=False):
 
 class Claim(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """An idempotency key as one sender used it. `digest` is that of the request, in hex;
-    `count` is how many messages the request stored."""
+    `count` is how many messages the request stored.
+    """
 
     sender: str
     key: str
@@ -59,7 +60,8 @@ class Receipt(msgspec.Struct, gc=False):
 
 class Page(msgspec.Struct, gc=False):
     """A piece of a list of messages. `next_cursor` is None at the end; `last_seq` is the newest
-    seq of the inbox (0 in an empty one and for lists that are no inbox)."""
+    seq of the inbox (0 in an empty one and for lists that are no inbox).
+    """
 
     messages: list[MessageJson]
     next_cursor: str | None
@@ -263,7 +265,7 @@ class Store(Protocol):
         """All tokens, revoked ones too, in the order made."""
 
     async def feed(self, after: int, limit: int) -> Feed:
-        """Changes after position `after`, oldest first, at most `limit` (one fan-out may exceed)."""
+        """Changes after position `after`, oldest first, at most `limit`."""
 
     async def seal(self, epoch: int) -> int:
         """Refuse all writes but imports from here on, over restarts too; the feed's last position.

@@ -36,7 +36,8 @@ class Disk:
 
     def datasync(self, fd: int) -> None:
         """Make the file's bytes and size durable. An error here is final: the kernel may have
-        dropped the dirty pages, and a second call would answer without having them."""
+        dropped the dirty pages, and a second call would answer without having them.
+        """
         os.fdatasync(fd)
 
     def truncate(self, fd: int, size: int) -> None:

@@ -1,0 +1,207 @@
+"""The log: segments of frames on disk. One writer; bytes here are the only truth of the engine.
+
+A place in the log is one number: the segment's `base` plus the offset in its file. Bases never
+change, so compaction, which makes a segment's file shorter, moves places only within a segment.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from bisect import bisect_right
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from coordd.engines.files.disk import Disk
+from coordd.engines.files.frame import crc32c_extend
+from coordd.store import StoreDamagedError, StoreFullError
+
+SUFFIX: Final = ".log"
+TEMPORARY: Final = ".new"
+_HEADER: Final = b"coordd log 1, from position %d\n"
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(slots=True)
+class Segment:
+    """One file of the log. `crc` is that of its first `size` bytes."""
+
+    path: Path
+    fd: int
+    first_position: int
+    base: int
+    size: int
+    crc: int
+    first_row: int = 0
+    first_entry: int = 0
+    dead_bytes: int = 0
+    """Bytes of messages that are deleted or expired, and not given back yet."""
+
+    @property
+    def header_bytes(self) -> int:
+        """The length of the file's first line."""
+        return len(_HEADER % self.first_position)
+
+
+class Log:
+    """The segments of one store's folder, oldest first; the last one is written to."""
+
+    def __init__(self, folder: Path, disk: Disk, segment_bytes: int) -> None:
+        self.folder = folder
+        self.disk = disk
+        self.segment_bytes = segment_bytes
+        self.segments: list[Segment] = []
+        self._bases: list[int] = []
+
+    @property
+    def active(self) -> Segment:
+        """The segment that is written to."""
+        return self.segments[-1]
+
+    @property
+    def size_bytes(self) -> int:
+        """All segments' bytes on disk."""
+        return sum(segment.size for segment in self.segments)
+
+    def open(self) -> None:
+        """Open what the folder holds, sizes as they are on disk; nothing is judged yet but the
+        first lines. Raises StoreDamagedError.
+        """
+        self.disk.make_folder(self.folder)
+        for path in sorted(self.folder.iterdir()):
+            if path.name.endswith(TEMPORARY):
+                self.disk.unlink(path)
+            elif path.name.endswith(SUFFIX):
+                self._open_segment(path)
+        if not self.segments:
+            self._create(1)
+
+    def _open_segment(self, path: Path) -> None:
+        try:
+            fd = self.disk.open(path)
+        except OSError as error:
+            raise StoreDamagedError(
+                f"segment {path} can't be read: {error.strerror}; mend its rights or restore the "
+                "data folder from a backup") from error
+        first = int(path.stem)
+        header = _HEADER % first
+        if os.pread(fd, len(header), 0) != header:
+            raise StoreDamagedError(
+                f"segment {path} is damaged at offset 0: it does not begin with {header!r}; "
+                "restore the data folder from a backup")
+        last = self.segments[-1] if self.segments else None
+        base = last.base + last.size if last else 0
+        self._add(Segment(path, fd, first, base, os.fstat(fd).st_size, 0))
+
+    def _add(self, segment: Segment) -> None:
+        self.segments.append(segment)
+        self._bases.append(segment.base)
+
+    def _create(self, first_position: int) -> Segment:
+        """Write a new segment so that it is whole or not there, and make it the active one."""
+        path = self.folder / f"{first_position:020d}{SUFFIX}"
+        header = _HEADER % first_position
+        fd = self._write_file(path, header)
+        base = self.active.base + self.active.size if self.segments else 0
+        segment = Segment(path, fd, first_position, base, len(header), crc32c_extend(0, header))
+        self._add(segment)
+        return segment
+
+    def _write_file(self, path: Path, data: bytes) -> int:
+        """Put a whole file in place; its descriptor. Raises StoreFullError, OSError."""
+        temporary = path.with_suffix(TEMPORARY)
+        if temporary.exists():
+            self.disk.unlink(temporary)
+        fd = self.disk.open(temporary, create=True)
+        try:
+            self.disk.write(fd, data, 0)
+            self.disk.datasync(fd)
+            self.disk.rename(temporary, path)
+            self.disk.sync_folder(self.folder)
+        except OSError as error:
+            self.disk.close(fd)
+            if error.errno in _NO_ROOM:
+                temporary.unlink(missing_ok=True)
+                raise StoreFullError(f"no room for {path.name} in {self.folder}") from error
+            raise
+        return fd
+
+    def append(self, data: bytes, position: int) -> Segment:
+        """Write frames that begin at `position` behind the last ones and make them durable.
+
+        The active segment has grown by `data` when this returns, or a new one holds it.
+        Raises StoreFullError, after which the log is durably as it was; OSError is final: what
+        is on disk is not known any more.
+        """
+        segment = self.active
+        if segment.size + len(data) > self.segment_bytes and segment.size > segment.header_bytes:
+            segment = self._create(position)
+        try:
+            self.disk.write(segment.fd, data, segment.size)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            # Not only cut but synced: a crash must not bring back what is refused here.
+            self.disk.truncate(segment.fd, segment.size)
+            self.disk.datasync(segment.fd)
+            raise StoreFullError(f"no room on the disk of {self.folder}") from error
+        self.disk.datasync(segment.fd)
+        segment.crc = crc32c_extend(segment.crc, data)
+        segment.size += len(data)
+        return segment
+
+    def read(self, place: int, size: int) -> bytes:
+        """`size` bytes at `place`."""
+        segment = self.segments[bisect_right(self._bases, place) - 1]
+        return os.pread(segment.fd, size, place - segment.base)
+
+    def segment_at(self, place: int) -> Segment:
+        """The segment that holds `place`."""
+        return self.segments[bisect_right(self._bases, place) - 1]
+
+    def load(self, segment: Segment) -> bytes:
+        """A segment's bytes, all of them. Raises StoreDamagedError."""
+        try:
+            data = os.pread(segment.fd, segment.size, 0)
+        except OSError as error:
+            raise StoreDamagedError(
+                f"segment {segment.path} can't be read: {error.strerror}; restore the data folder "
+                "from a backup") from error
+        if len(data) < segment.size:
+            raise StoreDamagedError(f"segment {segment.path} ends at {len(data)}, "
+                                    f"not at {segment.size}")
+        return data
+
+    def rebase(self, count: int) -> None:
+        """Take the bases that the first `count` segments were given; the others' follow."""
+        for before, segment in zip(self.segments[count - 1 :], self.segments[count:], strict=False):
+            segment.base = before.base + before.size
+        self._bases = [segment.base for segment in self.segments]
+
+    def cut(self, segment: Segment, size: int) -> None:
+        """Cut a torn tail off, durably."""
+        self.disk.truncate(segment.fd, size)
+        self.disk.datasync(segment.fd)
+        segment.size = size
+
+    def replace(self, segment: Segment, data: bytes) -> int:
+        """Put a compacted file in a segment's place, on disk; its descriptor. The segment itself
+        is as before until `adopt`. Raises StoreFullError, OSError.
+        """
+        return self._write_file(segment.path, data)
+
+    def adopt(self, segment: Segment, fd: int, data: bytes) -> None:
+        """Read a segment from its compacted file from now on."""
+        self.disk.close(segment.fd)
+        segment.fd = fd
+        segment.size = len(data)
+        segment.crc = crc32c_extend(0, data)
+        segment.dead_bytes = 0
+
+    def close(self) -> None:
+        """Let the files go."""
+        for segment in self.segments:
+            self.disk.close(segment.fd)
+        self.segments = []
+        self._bases = []

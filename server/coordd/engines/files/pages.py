@@ -1,0 +1,170 @@
+"""Pages, events and the feed: rows chosen by the index, texts read from the log."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Final
+
+from coordd.engines.files import records
+from coordd.engines.files.index import GONE, Index, wanted_marks
+from coordd.engines.files.reader import Reader
+from coordd.engines.files.records import EVENT_CODES, EVENT_NAMES, SENT
+from coordd.model import PRIORITY_RANK, Event, Order, Priority
+from coordd.store import BadCursorError, Change, EventPage, Feed, MessageJson, Page
+
+_CURSOR: Final = re.compile(r"([ab])(\d{1,18})\Z")
+
+
+def read_cursor(cursor: str, letters: str = "ab") -> tuple[str, int]:
+    """A cursor is a direction (a: above, b: below) and a number, a seq or a position."""
+    match = _CURSOR.match(cursor)
+    if match is None or match[1] not in letters:
+        raise BadCursorError(f"{cursor!r} is no cursor of this list: take a page's next_cursor")
+    return match[1], int(match[2])
+
+
+class Pages:
+    """What a store's reads answer, without waiting."""
+
+    def __init__(self, index: Index, reader: Reader) -> None:
+        self._index = index
+        self._reader = reader
+
+    def _page(self, rows: list[int], limit: int, letter: str, column: Sequence[int],
+              last_seq: int = 0) -> Page:
+        """A page of `rows`, of which one more than `limit` shows that there is a next page.
+        The cursor speaks of the numbers in `column`.
+        """
+        render = self._reader.render
+        messages = [MessageJson(render(row)) for row in rows[:limit]]
+        cursor = f"{letter}{column[rows[limit - 1]]}" if len(rows) > limit else None
+        return Page(messages, cursor, last_seq)
+
+    def inbox(self, agent: str, limit: int, order: Order, after: int | None, cursor: str | None,
+              *, unread: bool, min_priority: Priority | None) -> Page:
+        """See `Store.inbox`. A cursor keeps the order of the page that gave it."""
+        above, below = after or 0, None
+        newest = order == "newest"
+        if cursor is not None:
+            letter, seq = read_cursor(cursor)
+            newest = letter == "b"
+            if newest:
+                below = seq
+            else:
+                above = max(above, seq)
+        box = self._index.box_by_name.get(agent)
+        if box is None:
+            return Page([], None, 0)
+        rank = PRIORITY_RANK[min_priority] if min_priority else len(PRIORITY_RANK) - 1
+        rows = self._index.inbox_rows(
+            box, newest=newest, above=above, below=below, limit=limit + 1,
+            wanted=wanted_marks(unread=unread, rank=rank))
+        return self._page(rows, limit, "b" if newest else "a", self._index.seqs, box.last_seq)
+
+    def sent(self, agent: str, limit: int, cursor: str | None) -> Page:
+        """See `Store.sent`."""
+        index = self._index
+        box = index.box_by_name.get(agent)
+        if box is None:
+            return Page([], None, 0)
+        end = len(box.sent)
+        if cursor is not None:
+            _, position = read_cursor(cursor, "b")
+            end = bisect_left(box.sent, position, key=index.positions.__getitem__)
+        rows = []
+        for place in range(end - 1, -1, -1):
+            row = box.sent[place]
+            if index.state(row) != GONE:
+                rows.append(row)
+                if len(rows) > limit:
+                    break
+        return self._page(rows, limit, "b", index.positions)
+
+    def thread(self, thread_id: str, limit: int, cursor: str | None, party: str | None) -> Page:
+        """See `Store.thread`."""
+        index = self._index
+        above = read_cursor(cursor, "a")[1] if cursor is not None else 0
+        firsts = [row for row in index.thread_rows(thread_id)
+                  if self._reader.core(row).thread_id == thread_id]
+        root = self._reader.find(thread_id)
+        if root is not None and self._reader.core(root).thread_id == thread_id:
+            firsts.append(root)
+        rows = [row for first in sorted(set(firsts)) for row in index.siblings(first)
+                if index.positions[row] > above and index.state(row) != GONE
+                and self.is_party(row, party)]
+        return self._page(rows[: limit + 1], limit, "a", index.positions)
+
+    def is_party(self, row: int, agent: str | None) -> bool:
+        """Whether `agent` sent or received the row; None is everybody."""
+        if agent is None:
+            return True
+        box = self._index.box_by_name.get(agent)
+        return box is not None and box.number in (self._index.senders[row],
+                                                  self._index.owners[row])
+
+    def events(self, limit: int, agent: str | None, type_: str | None, after: int | None,
+               cursor: str | None, order: Order) -> EventPage:
+        """See `Store.events`."""
+        index = self._index
+        newest = order == "newest"
+        above, below = after or 0, index.position + 1
+        if cursor is not None:
+            letter, position = read_cursor(cursor)
+            newest = letter == "b"
+            if newest:
+                below = min(below, position)
+            else:
+                above = max(above, position)
+        page = EventPage([], None, index.position)
+        box = index.box_by_name.get(agent) if agent is not None else None
+        if agent is not None and box is None:
+            return page
+        code = EVENT_CODES[type_] if type_ else None
+        start = below - 1 if newest else above + 1
+        types = index.types
+        found: list[int] = []
+        for position in index.event_positions(box, newest=newest, start=start):
+            if newest and position <= above:
+                break
+            kind = types[position]
+            if kind == code or (code is None and kind != records.ENTRY):
+                found.append(position)
+                if len(found) > limit:
+                    page.next_cursor = f"{'b' if newest else 'a'}{found[limit - 1]}"
+                    break
+        page.events = [self._event(position) for position in found[:limit]]
+        return page
+
+    def _event(self, position: int) -> Event:
+        index = self._index
+        kind = index.types[position]
+        row = index.rows_at[position]
+        record = self._reader.record(row)
+        core = record.m
+        if kind == SENT:
+            at = record.at or core.created_at
+        else:
+            at = self._reader.mark(bisect_left(index.entry_positions, position)).at
+        owner = index.boxes[index.owners[row]].name
+        return Event(position, at, EVENT_NAMES[kind], core.id, core.from_agent,  # type: ignore[arg-type]
+                     owner, core.subject)
+
+    def feed(self, after: int, limit: int) -> Feed:
+        """See `Store.feed`."""
+        index = self._index
+        changes: list[Change] = []
+        position = max(after, 0)
+        while position < index.position and len(changes) < limit:
+            position += 1
+            if index.types[position] == SENT:
+                rows = index.siblings(index.rows_at[position])
+                record: records.Record = self._reader.record(rows.start)
+                position = index.positions[rows[-1]]
+            else:
+                record = self._reader.entry(bisect_left(index.entry_positions, position))
+            change = records.to_change(record, position)
+            if change is not None:
+                changes.append(change)
+        return Feed(changes, position, index.position)

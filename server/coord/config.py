@@ -1,0 +1,93 @@
+"""Which server to talk to and with which token: what is told, the environment, a file.
+
+The file is `$XDG_CONFIG_HOME/coord/config.toml` (`~/.config/coord/config.toml`):
+
+    url = "https://messages.example.org"
+    token = "coord_…"
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from coord.errors import BadCall
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+URL_DEFAULT = "http://127.0.0.1:8000"
+KEYS = ("url", "token")
+
+
+class Server(NamedTuple):
+    """A server's address and the token for it. `warnings` are lines for the person."""
+
+    url: str
+    token: str | None
+    warnings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Server(url={self.url!r}, token={'…' if self.token else None})"
+
+
+def config_path(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where the config file is looked for."""
+    folder = environ.get("XDG_CONFIG_HOME", "")
+    base = Path(folder) if folder.startswith("/") else Path.home() / ".config"
+    return base / "coord" / "config.toml"
+
+
+def find_server(url: str | None = None, token: str | None = None,
+                environ: Mapping[str, str] = os.environ) -> Server:
+    """The server to use: what is told goes before $COORD_URL and $COORD_TOKEN, these before the
+    file, and that before the default.
+
+    The file's token is for the file's server only, so that another address never gets to see it.
+    Raises BadCall for a file that can't be used.
+    """
+    path = config_path(environ)
+    url = url or environ.get("COORD_URL") or None
+    token = token or environ.get("COORD_TOKEN") or None
+    warnings: tuple[str, ...] = ()
+    if url is None or token is None:
+        told, warnings = _read(path)
+        home = told.get("url", URL_DEFAULT)
+        url = url or home
+        if token is None and "token" in told:
+            if url.rstrip("/") == home.rstrip("/"):
+                token = told["token"]
+            else:
+                warnings = (*warnings, (f"The token in {path} is for {home} and is not sent to "
+                                       f"{url}; put one for it in $COORD_TOKEN."))
+    if token is not None and not (token.isascii() and token.isprintable()):
+        raise BadCall("The token has characters that no token has; copy it again.")
+    return Server(url, token, warnings)
+
+
+def _read(path: Path) -> tuple[dict[str, str], tuple[str, ...]]:
+    try:
+        text = path.read_bytes()
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return {}, ()
+    except OSError as error:
+        raise BadCall(f"{path} can't be read ({error.strerror}): mend its rights or remove it."
+                      ) from None
+    import tomllib
+
+    try:
+        told: dict[str, Any] = tomllib.loads(text.decode())
+    except ValueError as error:
+        # The parser names the place; the line itself may hold the token.
+        raise BadCall(f"{path} is not TOML: {error}") from None
+    for key, value in told.items():
+        if key not in KEYS:
+            raise BadCall(f"{path}: there is no key {key!r}; it takes url and token.")
+        if not isinstance(value, str) or not value:
+            raise BadCall(f"{path}: {key} must be a text in quotes.")
+    if "token" in told and mode & (stat.S_IRGRP | stat.S_IROTH):
+        return told, (f"Others can read the token in {path}: chmod 600 {path}",)
+    return told, ()

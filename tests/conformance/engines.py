@@ -1,0 +1,113 @@
+"""The engines that the suite runs against: one entry of `ENGINES` each.
+
+A harness makes stores of its engine, empty ones, and opens them again as after a clean stop and
+as after a crash. A new engine adds a class and an entry; the tests know the port only.
+"""
+
+from __future__ import annotations
+
+import shutil
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final, Protocol
+
+from coordd.engines.files import FilesOptions, FilesStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from coordd.store import Store
+
+
+class Clock:
+    """The time of day as the stores see it: the real one, and what a test has added."""
+
+    def __init__(self) -> None:
+        self.added = timedelta()
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC) + self.added
+
+    def microseconds(self) -> int:
+        """Since 1970, UTC."""
+        return round(self().timestamp() * 1e6)
+
+    def advance(self, **span: float) -> None:
+        self.added += timedelta(**span)
+
+
+class Harness(Protocol):
+    """What the suite needs of an engine. Every store it gives is open."""
+
+    clock: Clock
+
+    async def open(self, *, pending_max: int = 10_000) -> Store:
+        """A new, empty store."""
+        ...
+
+    async def reopen(self, store: Store) -> Store:
+        """The same store after a clean stop."""
+        ...
+
+    async def crash(self, store: Store) -> Store:
+        """What a new process finds when that of `store` was killed at this moment."""
+        ...
+
+    async def close(self) -> None:
+        """Close every store that was given."""
+        ...
+
+
+class FilesHarness:
+    """The files engine: a store is a folder. A crash is a copy of it as it stands."""
+
+    def __init__(self, folder: Path, segment_bytes: int) -> None:
+        self.clock = Clock()
+        self._folder = folder
+        self._segment_bytes = segment_bytes
+        self._made = 0
+        self._open: dict[FilesStore, tuple[Path, FilesOptions]] = {}
+
+    async def open(self, *, pending_max: int = 10_000) -> FilesStore:
+        return await self._start(
+            self._new_folder(),
+            FilesOptions(
+                segment_bytes=self._segment_bytes,
+                pending_max=pending_max,
+                clock_us=self.clock.microseconds,
+            ),
+        )
+
+    async def reopen(self, store: Store) -> FilesStore:
+        assert isinstance(store, FilesStore)
+        folder, options = self._open.pop(store)
+        await store.close()
+        return await self._start(folder, options)
+
+    async def crash(self, store: Store) -> FilesStore:
+        assert isinstance(store, FilesStore)
+        folder, options = self._open[store]
+        copy = self._new_folder()
+        shutil.copytree(folder, copy)
+        return await self._start(copy, options)
+
+    async def close(self) -> None:
+        while self._open:
+            store, _ = self._open.popitem()
+            await store.close()
+
+    def _new_folder(self) -> Path:
+        self._made += 1
+        return self._folder / f"store-{self._made}"
+
+    async def _start(self, folder: Path, options: FilesOptions) -> FilesStore:
+        store = FilesStore(folder, options)
+        await store.open()
+        self._open[store] = (folder, options)
+        return store
+
+
+ENGINES: Final[dict[str, Callable[[Path], Harness]]] = {
+    "files": lambda folder: FilesHarness(folder, segment_bytes=64 * 1024 * 1024),
+    "files-small-segments": lambda folder: FilesHarness(folder, segment_bytes=4096),
+}

@@ -40,8 +40,8 @@ PUBLISHED = ROOT / "docs" / "bench"
               help="Where the servers' data folders are made, on a real disk; removed at the end.")
 @click.option("--no-bars", is_flag=True, help="Exit 0 where a bar is missed.")
 @click.option("--publish", is_flag=True, help="Copy the tables and the plot to docs/bench.")
-def main(quick: bool, only: tuple[str, ...], data: Path, no_bars: bool,  # noqa: FBT001
-         publish: bool) -> None:  # noqa: FBT001
+def main(quick: bool, only: tuple[str, ...], data: Path, no_bars: bool,
+         publish: bool) -> None:
     """Load a coordd of its own and compare it with its limits and bars."""
     console = Console(width=report.WIDTH)
     notes = Console(stderr=True, style="dim", highlight=False)
@@ -81,14 +81,14 @@ def _machine(file_system_name: str) -> dict[str, str]:
 
 
 def _write(results: Results, notes: Console, *, publish: bool) -> None:
-    from bench import plot  # noqa: PLC0415 - Matplotlib's import would count against a short run
+    from bench import plot  # Matplotlib's import would count against a short run
 
     folder = RESULTS / results.at.replace(":", "")[:17]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_bytes(msgspec.json.format(msgspec.json.encode(results)))
     (folder / "tables.txt").write_text(report.as_text(results), encoding="utf-8")
     plot.draw(results, folder)
-    notes.print(f"written: {folder.relative_to(ROOT)}/{{results.json,tables.txt,plot.svg,plot.png}}")
+    notes.print(f"written: {folder.relative_to(ROOT)}/: results.json tables.txt plot.svg plot.png")
     if publish:
         PUBLISHED.mkdir(parents=True, exist_ok=True)
         for name in ("tables.txt", "plot.svg"):

@@ -1,4 +1,4 @@
-"""The servers that the bench loads: started as processes, measured by /proc, stopped by their pid."""
+"""The servers that the bench loads: processes of their own, ended by their pid."""
 
 from __future__ import annotations
 

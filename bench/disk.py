@@ -6,12 +6,9 @@ import json
 import os
 import random
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from bench.workloads import message
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 MEMORY_FILE_SYSTEMS = ("tmpfs", "ramfs")
 
@@ -19,7 +16,7 @@ MEMORY_FILE_SYSTEMS = ("tmpfs", "ramfs")
 def file_system(folder: Path) -> str:
     """The type of the file system that `folder` is on: the longest mount point above it."""
     best, found = "", "unknown"
-    with open("/proc/mounts", encoding="utf-8") as mounts:
+    with Path("/proc/mounts").open(encoding="utf-8") as mounts:
         for line in mounts:
             _, point, kind, *_ = line.split()
             inside = f"{folder.resolve()}/".startswith(point.rstrip("/") + "/")

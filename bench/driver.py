@@ -40,7 +40,8 @@ DRAIN_S = 20.0
 
 class Job(msgspec.Struct, frozen=True):
     """What to send. `count` > 0 ends the run after so many requests, else `seconds` does; the
-    first `warm_s` of them are sent but not measured."""
+    first `warm_s` of them are sent but not measured.
+    """
 
     port: int
     workload: str
@@ -274,7 +275,8 @@ class Driver:
 
 def parse_head(head: bytes) -> tuple[bytes, int]:
     """The status and the Content-Length of an answer's head (status line and headers, each with
-    its line end). Raises DriverError."""
+    its line end). Raises DriverError.
+    """
     lower = head.lower()
     at = lower.find(b"\r\ncontent-length:")
     if not lower.startswith(b"http/1.1 ") or at < 0:

@@ -7,30 +7,28 @@ Run as `python -m bench.raw_server PORT`.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
 if TYPE_CHECKING:
-    from asgiref.typing import (
-        ASGIReceiveCallable,
-        ASGISendCallable,
-        Scope,
-    )
+    from collections.abc import Awaitable, Callable
+
+    Event = dict[str, Any]
 
 BODY = b'{"id":"0199b0a0-0000-7000-8000-000000000000","seq":1,"deliveries":[["chat",1]]}'
 HEADERS = [(b"content-type", b"application/json"), (b"content-length", str(len(BODY)).encode())]
 
 
-async def app(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+async def app(scope: Event, receive: Callable[[], Awaitable[Event]],
+              send: Callable[[Event], Awaitable[None]]) -> None:
     """Read the whole body, answer."""
     if scope["type"] != "http":
         return
     while (await receive()).get("more_body"):
         pass
-    await send({"type": "http.response.start", "status": 200, "headers": HEADERS,
-                "trailers": False})
-    await send({"type": "http.response.body", "body": BODY, "more_body": False})
+    await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+    await send({"type": "http.response.body", "body": BODY})
 
 
 if __name__ == "__main__":

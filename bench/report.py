@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -26,51 +27,50 @@ def number(value: float) -> str:
 def _spread(value: Spread) -> str:
     if len(value.values) == 1:
         return number(value.median)
-    return f"{number(value.median)} ({number(value.least)}–{number(value.most)})"
+    return f"{number(value.median)} ({number(value.least)}-{number(value.most)})"
 
 
 def _mark(passed: bool | None) -> str:
-    return {None: "", True: "[green]ok[/]", False: "[bold red]MISSED[/]"}[passed]
+    return {None: "", True: "[green]ok[/]", False: "[bold red]NO[/]"}[passed]
 
 
 def measures_table(results: Results) -> Table:
     """Each measure beside its limits."""
-    table = Table(title="Measures: median (least–most); × is ours in parts of the limit",
-                  title_justify="left", width=WIDTH)
-    for name, justify, width in (("measure", "left", None), ("ours", "right", None),
-                                 ("limit", "right", None), ("×", "right", 5), ("bar", "left", 13),
-                                 ("", "left", 6)):
-        table.add_column(name, justify=justify, width=width)  # type: ignore[arg-type]
+    table = Table(title="Measures: median (least-most); ratio: ours in parts of the limit",
+                  title_justify="left", width=WIDTH, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("measure")
+    table.add_column("ours", justify="right", no_wrap=True)
+    table.add_column("limit")
+    table.add_column("", justify="right", no_wrap=True)
+    table.add_column("ratio", justify="right")
+    table.add_column("bar", min_width=8)
+    table.add_column("", width=2)
     for row in results.rows:
-        first, *others = row.limits or [None]
-        ratio = row.ratio
+        ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
         table.add_row(
             f"{row.name}, {row.unit}", _spread(row.ours),
-            f"{first.name}\n{_spread(first.value)}" if first else "",
-            f"{ratio:.2f}" if ratio is not None else "", row.bar or "", _mark(row.passed),
-            end_section=not others)
-        for limit in others:
-            table.add_row("", "", f"[dim]{limit.name}\n{_spread(limit.value)}[/]", "", "", "",
-                          end_section=limit is others[-1])
+            "\n".join(limit.name for limit in row.limits),
+            "\n".join(number(limit.value.median) for limit in row.limits),
+            ratio, row.bar or "", _mark(row.passed), end_section=True)
     return table
 
 
 def latencies_table(results: Results) -> Table:
     """The open loops' percentiles."""
     table = Table(title="Open-loop latency in ms from the intended send time, medians",
-                  title_justify="left", width=WIDTH)
-    table.add_column("request, at which rate, of")
+                  title_justify="left", width=WIDTH, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("request, offered rate, server or store")
     for percent in SHOWN:
         table.add_column(f"p{percent}", justify="right")
-    table.add_column("p99 least–most", justify="right")
+    table.add_column("p99 least-most", justify="right")
     table.add_column("driver", justify="right")
-    table.add_column("bar", width=11)
-    table.add_column("", width=6)
+    table.add_column("bar", no_wrap=True)
+    table.add_column("", width=2)
     for found in results.latencies:
         table.add_row(
             f"{found.name}, {found.rate:,.0f}/s, {found.server}",
             *(f"{found.curve[percent] * 1000:.2f}" for percent in SHOWN),
-            f"{found.p99.least * 1000:.2f}–{found.p99.most * 1000:.2f}",
+            f"{found.p99.least * 1000:.2f}-{found.p99.most * 1000:.2f}",
             f"{found.late * 1000:.2f}", found.bar or "", _mark(found.passed))
     return table
 

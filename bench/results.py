@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from bench.figures import Spread
+from bench.figures import Spread  # msgspec reads the annotations
 
 
 class Limit(msgspec.Struct, frozen=True):
@@ -16,7 +16,8 @@ class Limit(msgspec.Struct, frozen=True):
 
 class Row(msgspec.Struct, kw_only=True):
     """One measure. `bar` is its text, None for a row that is for information; `passed` is None
-    then. The first limit is the one that the ratio is to."""
+    then. The first limit is the one that the ratio is to.
+    """
 
     name: str
     unit: str
@@ -59,5 +60,5 @@ class Results(msgspec.Struct, kw_only=True):
 
     def missed(self) -> list[str]:
         """The measures whose bar was missed."""
-        return [measure.name for measure in [*self.rows, *self.latencies]
-                if measure.passed is False]
+        return [row.name for row in self.rows if row.passed is False] + [
+            f"{found.name}, {found.server}" for found in self.latencies if found.passed is False]

@@ -77,7 +77,8 @@ class Stand:
     def interleaved(self, servers: list[str], run: Callable[[Daemon], Outcome],
                     rounds: int | None = None) -> dict[str, list[Outcome]]:
         """`run` on each server in turn, and that as often as the scale says: what else the machine
-        does meanwhile meets them alike."""
+        does meanwhile meets them alike.
+        """
         outcomes: dict[str, list[Outcome]] = {name: [] for name in servers}
         for name in servers:
             self.server(name)

@@ -21,8 +21,8 @@ VARIANTS = 64
 
 _WORDS = ("build deploy review merge test green red branch release rollback latency queue batch "
           "segment replica index cache token inbox thread done waiting please look at the new log "
-          "file before noon").split()
-_TEXT = " ".join(random.Random(0).choices(_WORDS, k=10_000))
+          "file before noon")
+_TEXT = " ".join(random.Random(0).choices(_WORDS.split(), k=10_000))
 
 
 def message(rng: random.Random) -> dict[str, str]:

@@ -3,10 +3,10 @@
 One send to three reads of an inbox. Another address: `--host`.
 """
 
-from locust import FastHttpUser, between, task
+from locust import HttpUser, between, task
 
 
-class Agent(FastHttpUser):
+class Agent(HttpUser):
     """An agent that sends to another and looks into its inbox."""
 
     host = "http://localhost:8000"

@@ -1,0 +1,62 @@
+"""The tables and the plot of a made-up run."""
+
+import pytest
+from bench import plot, report
+from bench.figures import CURVE, spread
+from bench.results import Latency, Limit, Results, Row
+
+
+@pytest.fixture
+def results():
+    curve = {f"{percent:g}": 0.001 * (1 + number) for number, percent in enumerate(CURVE)}
+    rows = [
+        Row(name="POST /messages, 64 connections", unit="msg/s", ours=spread([21e3, 25e3, 24e3]),
+            limits=[Limit("no-op server", spread([40e3, 41e3, 42e3])),
+                    Limit("raw uvicorn", spread([44e3])),
+                    Limit("fdatasync, each", spread([6e3])),
+                    Limit("fdatasync, each 64", spread([260e3]))],
+            bar="≥ 20,000\n≥ 0.5x", passed=True),
+        Row(name="POST /messages/batch of 100, 16 connections", unit="msg/s",
+            ours=spread([240e3]), limits=[Limit("no-op server", spread([500e3]))],
+            bar="≥ 250,000", passed=False),
+        Row(name="start after losing the index", unit="s", ours=spread([2.5])),
+    ]
+    latencies = [
+        Latency(name="POST /messages", server=server, rate=16_000, curve=curve, late=0.0001,
+                p99=spread([0.009, 0.011, 0.01]), bar="p99 ≤ 10 ms", passed=passed)
+        for server, passed in (("coordd", True), ("no-op", None))]
+    return Results(at="2026-01-01T00:00:00+00:00", machine={"cores": "2"}, quick=True, seconds=60,
+                   rows=rows, latencies=latencies)
+
+
+def test_the_tables_fit_and_say_what_was_missed(results):
+    text = report.as_text(results)
+    assert max(len(line) for line in text.splitlines()) <= report.WIDTH
+    assert "24,000 (21,000-25,000)" in text
+    assert "0.59" in text
+    assert text.count(" NO ") == 1
+    assert results.missed() == ["POST /messages/batch of 100, 16 connections"]
+
+
+def test_a_row_without_a_bar_is_never_missed(results):
+    assert results.rows[2].ratio is None
+    assert results.rows[2].passed is None
+
+
+@pytest.mark.parametrize(("value", "text"), [
+    (24123.4, "24,123"), (100, "100"), (24.19, "24.2"), (0.123, "0.12"), (9.999, "10.00")])
+def test_numbers(value, text):
+    assert report.number(value) == text
+
+
+def test_the_plot_is_written_for_light_and_dark(results, tmp_path):
+    svg, png = plot.draw(results, tmp_path)
+    text = svg.read_text(encoding="utf-8")
+    assert "prefers-color-scheme:dark" in text
+    assert "bar 20,000" in text
+    assert png.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_plot_of_one_measure_only(results, tmp_path):
+    results.rows, results.latencies = results.rows[2:], []
+    assert all(path.exists() for path in plot.draw(results, tmp_path))

@@ -14,9 +14,12 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+
 from support import server
 
 LOAD = Path(__file__).parents[2] / "bench" / "load"
+READ_TASKS = ("import locustfile; print(locustfile.Agent.host, "
+              "sorted(task.__name__ for task in locustfile.Agent.tasks))")
 MESSAGE_KEYS = {"from_agent", "to_agent", "subject", "body"}
 
 
@@ -61,8 +64,7 @@ def test_locust_headless_has_no_failures(running):
 def test_locust_reads_three_times_as_often_as_it_sends():
     # A process of its own: locust replaces the standard library's sockets when it is imported.
     done = subprocess.run(
-        [sys.executable, "-c", "import locustfile; print(locustfile.Agent.host, "
-         "sorted(task.__name__ for task in locustfile.Agent.tasks))"],
+        [sys.executable, "-c", READ_TASKS],
         cwd=LOAD, capture_output=True, text=True, timeout=100)
     assert done.stdout.split(maxsplit=1) == [
         "http://localhost:8000", "['read', 'read', 'read', 'send']\n"], done.stderr

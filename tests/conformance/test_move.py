@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from conformance.reads import decoded, draft, events, everything, feed, inbox, send
@@ -37,17 +38,18 @@ def sent_change(message_id: str = OLD_ID, *deliveries: tuple[str, int], at: str 
                   deliveries=list(deliveries or [("chat", 0)]))
 
 
-async def lived_in(store: Store) -> None:
-    """One of everything that a store can hold."""
+async def lived_in(store: Store, turn: int = 1) -> None:
+    """One of everything that a store can hold; other keys and tokens in each turn."""
     singles = [await send(store, "bob", subject=f"s{n}", body="é\n" * n) for n in range(12)]
     fan = await send(store, ["bob", "carol", "dave"], priority="high")
     await store.append([draft("carol", by="bob", thread_id=fan.id) for _ in range(7)],
-                       Claim("bob", "key", "d1", 7))
+                       Claim("bob", f"key-{turn}", "d1", 7))
     await store.append([draft("dave", expires_at="2999-01-01T00:00:00Z")],
-                       Claim("alice", "key", "d2", 1))
+                       Claim("alice", f"key-{turn}", "d2", 1))
     await store.put_agent("bob", "builds")
     await store.put_group("ops", ["bob", "carol"])
-    await store.put_token(Token("k1", "bob", "00" * 32, "2026-01-01T00:00:00Z"))
+    token = Token(f"k{turn}", "bob", "00" * 32, "2026-01-01T00:00:00Z")
+    await store.put_token(token)
     for receipt in singles[:3]:
         await store.mark(receipt.id, "bob", "read")
     await store.mark(singles[1].id, "bob", "acked")
@@ -57,8 +59,7 @@ async def lived_in(store: Store) -> None:
     await store.mark(singles[11].id, "bob", "deleted")
     await store.mark(fan.id, "carol", "deleted")
     await store.put_agent("bob", "tests")
-    await store.put_token(Token("k1", "bob", "00" * 32, "2026-01-01T00:00:00Z",
-                                "2026-02-01T00:00:00Z"))
+    await store.put_token(msgspec.structs.replace(token, revoked_at="2026-02-01T00:00:00Z"))
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 1000])
@@ -122,8 +123,8 @@ async def test_a_follower_of_the_feed_keeps_up(engine: Harness, store: Store) ->
             await asyncio.sleep(0)
 
     follower = asyncio.create_task(follow())
-    for _ in range(3):
-        await lived_in(store)
+    for turn in range(3):
+        await lived_in(store, turn)
     done.set()
     await follower
     assert await everything(target) == await everything(store)

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from coordd.engines.files import records
-from coordd.engines.files.commit import Batch, answer
+from coordd.engines.files.commit import Batch, Listener, answer
 from coordd.engines.files.eventslog import line
 from coordd.engines.files.index import Index
-from coordd.engines.files.operations import Listener
 from coordd.engines.files.reader import Reader
 from coordd.engines.files.records import EntryRecord, MarkRecord, Record, SentRecord
 from coordd.engines.files.replay import apply, find_row
 from coordd.engines.files.times import text_to_us
-from coordd.model import Core, Event, is_id, is_name, is_subject
+from coordd.model import Agent, Core, Event, Group, Token, is_id, is_name, is_subject
 from coordd.store import Change, Imported, ImportRefusedError
 
 
 class Import:
     """Apply changes that the store has not yet."""
 
-    __slots__ = ("_added", "_changes", "_codes", "_fresh", "_index", "_listeners", "_on_gone",
-                 "_placed", "_reader", "_result", "_seqs", "future", "messages", "size")
+    early = False
+
+    __slots__ = ("_changes", "_codes", "_entries", "_fresh", "_index", "_listeners",
+                 "_on_gone", "_placed", "_reader", "_result", "_seqs", "future", "messages", "size")
 
     def __init__(self, index: Index, reader: Reader, listeners: list[Listener],
                  future: asyncio.Future[Imported], changes: Sequence[Change],
@@ -34,15 +35,19 @@ class Import:
         self._on_gone = on_gone
         self._fresh: dict[str, SentRecord] = {}
         self._codes: set[tuple[str, str, int]] = set()
+        self._entries: dict[tuple[str, str], Agent | Group | Token] = {}
         self._seqs: dict[str, int] = {}
         self._placed: list[tuple[int, int, Record]] = []
-        self._added = 0
         self._result = Imported(0, 0)
         self.future = future
         self.messages = len(changes)
         self.size = sum(len(c.message.body or "") for c in changes if c.message) + len(changes)
 
     def encode(self, batch: Batch) -> None:
+        self._fresh.clear()
+        self._codes.clear()
+        self._seqs.clear()
+        self._placed.clear()
         accepted: list[Record] = []
         for number, change in enumerate(self._changes):
             try:
@@ -52,6 +57,7 @@ class Import:
             if record is not None:
                 accepted.append(record)
         self._result = Imported(len(accepted), len(self._changes) - len(accepted))
+        batch.steps.append(self)
         if not accepted:
             return
         payloads = [records.encode(record) for record in accepted]
@@ -95,15 +101,25 @@ class Import:
             return self._sent(change)
         if change.type in records.MARK_CODES:
             return self._mark(change)
-        entries: dict[str, tuple[object, Mapping[str, object]]] = {
-            "agent": (change.agent_entry, self._index.agents),
-            "group": (change.group_entry, self._index.groups),
-            "token": (change.token_entry, self._index.tokens)}
-        entry, known = entries[change.type]
-        if entry is None:
+        return self._entry(change)
+
+    def _entry(self, change: Change) -> EntryRecord | None:
+        """An entry that is older than the one here is one that the store had before it."""
+        index = self._index
+        known: Agent | Group | Token | None
+        entry = change.agent_entry or change.group_entry or change.token_entry
+        if change.type == "agent" and isinstance(entry, Agent):
+            name, known = entry.name, index.agents.get(entry.name)
+        elif change.type == "group" and isinstance(entry, Group):
+            name, known = entry.name, index.groups.get(entry.name)
+        elif change.type == "token" and isinstance(entry, Token):
+            name, known = entry.keyid, index.tokens.get(entry.keyid)
+        else:
             raise ValueError(f"a change of type {change.type} needs {change.type}_entry")
-        if entry in known.values():
+        known = self._entries.get((change.type, name), known)
+        if known is not None and (entry == known or _age(entry) < _age(known)):
             return None
+        self._entries[change.type, name] = entry
         return EntryRecord(change.at, change.agent_entry, change.group_entry, change.token_entry)
 
     def _sent(self, change: Change) -> SentRecord | None:
@@ -184,6 +200,13 @@ class Import:
                     for listener in self._listeners:
                         listener(name, seq)
         answer(self.future, self._result)
+
+
+def _age(entry: Agent | Group | Token) -> int:
+    """Orders the states of one entry. A token's only change is that it is revoked."""
+    if isinstance(entry, Token):
+        return int(entry.revoked_at is not None)
+    return text_to_us(entry.updated_at)
 
 
 def _check_time(text: str) -> None:

@@ -52,6 +52,8 @@ def replay(index: Index, log: Log, first: int, start: int, durable: int) -> None
     if index.position < durable:
         raise StoreDamagedError(f"events {index.position + 1} to {durable} are missing at the end "
                                 f"of {log.active.path}; {_MEND}")
+    for box in index.boxes:
+        box.assigned = box.last_seq
     # What was not acknowledged but is whole will be shown from now on: make it durable first.
     log.disk.datasync(log.active.fd)
 

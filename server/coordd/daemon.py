@@ -1,0 +1,62 @@
+"""The parts of one server, put together: store, rules, API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from coordd.api.admin import Admin
+from coordd.api.audit import Audit
+from coordd.api.lists import Lists
+from coordd.api.messages import Messages
+from coordd.api.registry import Registry
+from coordd.api.system import Readiness, System
+from coordd.auth import Auth
+from coordd.http.application import Application
+from coordd.hub import Hub
+from coordd.mailbox import Mailbox
+from coordd.metrics import Exporter, Metrics
+from coordd.service import Sending
+from coordd.settings import Settings
+from coordd.store import Store
+
+
+class Daemon:
+    """One server without its socket. Raises SettingsError for a bad admin token file."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self.store = store
+        self.hub = Hub()
+        self.auth = Auth(settings, store)
+        metrics = Metrics()
+        mailbox = Mailbox(store, self.hub)
+        system = System(Readiness(store))
+        routes = (
+            *Messages(self.auth, Sending(store, metrics), mailbox).routes(),
+            *Lists(self.auth, store, mailbox).routes(),
+            *Registry(self.auth, store).routes(),
+            *Audit(self.auth, store, mailbox).routes(),
+            *system.routes(),
+            *Admin(self.auth, store).routes())
+        self.application = Application(routes, metrics)
+        system.all_routes = routes
+        system.exporter = Exporter(metrics, (*routes, self.application.router.unmatched),
+                                   self._gauges)
+
+    def _gauges(self) -> Iterable[tuple[str, str, float]]:
+        yield "coordd_streams", "Event streams that are open.", self.hub.streams
+        yield "coordd_inbox_waiters", "Long-polls and streams that wait.", self.hub.subscriptions
+        waiting = getattr(self.store, "waiting", None)
+        if waiting is not None:
+            yield "coordd_messages_waiting", "Messages that wait for their commit.", waiting
+
+    async def open(self) -> None:
+        """Open the store and what reads from it. Raises as `Store.open` does."""
+        await self.store.open()
+        self.store.on_commit(self.hub.notify)
+        await self.auth.open()
+
+    async def close(self) -> None:
+        """Let go of the store."""
+        self.hub.close()
+        await self.auth.close()
+        await self.store.close()

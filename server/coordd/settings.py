@@ -1,0 +1,120 @@
+"""What the operator may set: a TOML file, and `COORDD_<KEY>` in the environment above it.
+
+docs/settings.md describes each key; a test compares it with the fields below.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+ENV_PREFIX: Final = "COORDD_"
+
+
+class SettingsError(Exception):
+    """A setting is wrong. The text is one line: the key, the value and what would do."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All settings, checked. Sizes are in bytes."""
+
+    data: Path
+    host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8000
+    engine: Literal["files"] = "files"
+    auth: Literal["open", "token"] = "open"
+    admin_token_file: Path | None = None
+    rate_per_s: Annotated[float, Meta(ge=0, le=1e9)] = 0
+    rate_burst: Annotated[int, Meta(ge=1, le=10**9)] = 100
+    pending_max: Annotated[int, Meta(ge=1, le=10**7)] = 10_000
+    pending_bytes_max: Annotated[int, Meta(ge=1 << 20, le=1 << 34)] = 64 << 20
+    segment_bytes: Annotated[int, Meta(ge=1 << 16, le=1 << 40)] = 64 << 20
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+KEYS: Final = Settings.__struct_fields__
+
+_WANTED: Final = {
+    "data": "the folder of the messages, such as \"/var/lib/coordd\"",
+    "host": "an address to listen on, such as \"127.0.0.1\"",
+    "port": "a whole number from 0 to 65535",
+    "engine": "\"files\"",
+    "auth": "\"open\" or \"token\"",
+    "admin_token_file": "the path of a file that holds coord_admin_<secret>",
+    "rate_per_s": "a number of requests a second, 0 for no limit",
+    "rate_burst": "a whole number from 1 to 1000000000",
+    "pending_max": "a whole number of messages from 1 to 10000000",
+    "pending_bytes_max": "a whole number of bytes from 1048576 (1 MiB) to 17179869184 (16 GiB)",
+    "segment_bytes": "a whole number of bytes from 65536 (64 KiB) to 1099511627776 (1 TiB)",
+    "log_level": "\"debug\", \"info\", \"warning\" or \"error\"",
+}
+
+
+def load(file: Path | None, environ: Mapping[str, str]) -> Settings:
+    """The settings of `file` (None: only the environment's). Raises SettingsError."""
+    values: dict[str, Any] = {}
+    source: dict[str, str] = {}
+    for key, value in (_read(file) if file else {}).items():
+        if key not in KEYS:
+            raise SettingsError(f"{file}: {key} is no setting{_nearest(key)}")
+        values[key], source[key] = value, f"{file}: {key}"
+    for variable, text in environ.items():
+        if not variable.startswith(ENV_PREFIX):
+            continue
+        key = variable.removeprefix(ENV_PREFIX).lower()
+        if key not in KEYS:
+            raise SettingsError(
+                f"environment: {variable} is no setting{_nearest(key, ENV_PREFIX, str.upper)}")
+        values[key], source[key] = text, f"environment: {variable}"
+    if "data" not in values:
+        raise SettingsError(
+            f"{file or 'environment'}: data is missing: set {_WANTED['data']}")
+    checked = {key: _checked(key, value, source[key]) for key, value in values.items()}
+    return Settings(**checked)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(
+            f"{file}: cannot be read ({error.strerror}): give a file with --settings") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{file}: is no TOML: {error}") from None
+
+
+def _checked(key: str, value: Any, source: str) -> Any:
+    """`value` as the type of `key`. Texts of the environment may stand for numbers."""
+    field = _FIELDS[key]
+    lax = source.startswith("environment")
+    try:
+        if field.type in (Path, Path | None):
+            if not isinstance(value, str) or not value or "\0" in value:
+                raise SettingsError(f"{source} = {_shown(value)} will not do: use {_WANTED[key]}")
+            return Path(value).expanduser()
+        return msgspec.convert(value, field.type, strict=not lax)
+    except (msgspec.ValidationError, OverflowError, RuntimeError):
+        raise SettingsError(
+            f"{source} = {_shown(value)} will not do: use {_WANTED[key]}") from None
+
+
+def _shown(value: Any) -> str:
+    text = f'"{value}"' if isinstance(value, str) else repr(value)
+    text = text.replace("\n", "\\n").replace("\r", "\\r").replace("\0", "\\0")
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
+def _nearest(key: str, prefix: str = "", case: Any = str) -> str:
+    near = get_close_matches(key.lower(), KEYS, n=1, cutoff=0.5)
+    if near:
+        return f": did you mean {prefix}{case(near[0])}?"
+    return ": known are " + ", ".join(prefix + case(known) for known in sorted(KEYS))
+
+
+_FIELDS: Final = {field.name: field for field in msgspec.structs.fields(Settings)}

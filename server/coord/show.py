@@ -81,7 +81,7 @@ def message(one: Json) -> None:
     """A message in full: three lines about it, an empty one, its body as it is."""
     line(Cell(one_line(one["subject"]) or "(no subject)", "bold"), _priority(one))
     line(Cell(f"{one['from_agent']} to {one['to_agent']}"),
-         Cell(f"{one['seq']} · {long_time(one['created_at'])} · {one['state']}", "dim"))
+         Cell(f"· message {one['seq']} · {long_time(one['created_at'])} · {one['state']}", "dim"))
     line(Cell(f"id {one['id']}", "dim"))
     if one["thread_id"] != one["id"]:
         line(Cell(f"thread {one['thread_id']}", "dim"))
@@ -109,12 +109,12 @@ def events(answers: Sequence[Json]) -> None:
 
 def stats(answer: Json) -> None:
     """The counts: of the whole store, then of each agent."""
-    line(Cell(f"{answer['messages']:,}", "bold"), Cell("messages,"),
-         Cell(f"{answer['unread']:,}", "bold"), Cell("unread,"),
-         Cell(size(answer["size_bytes"]), "bold"), Cell("stored"))
+    line(Cell("messages"), Cell(f"{answer['messages']:,}", "bold"),
+         Cell("· unread"), Cell(f"{answer['unread']:,}", "bold"),
+         Cell("· stored"), Cell(size(answer["size_bytes"]), "bold"))
     counts = ", ".join(f"{kind} {count:,}" for kind, count in answer["events"].items())
     if counts:
-        line(Cell(f"events: {counts}"))
+        line(Cell("events"), Cell(counts))
     if answer["agents"]:
         print()  # noqa: T201
         columns = [Column("agent"), *(Column(name, right=True)

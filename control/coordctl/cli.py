@@ -1,0 +1,89 @@
+"""The `coordctl` command."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from coordctl.cli_agents import agent
+from coordctl.cli_messages import export, import_
+from coordctl.cli_options import FormatOption, folder, site_option
+from coordctl.errors import CoordctlError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 79})
+@site_option
+@click.version_option(package_name="coordctl", prog_name="coordctl")
+def cli() -> None:
+    """Run a message server for agents: from one laptop to an enterprise.
+
+    A site is the folder of one installation: that of --site, else the current
+    folder if it holds a site.yml, else $COORDCTL_SITE, else your default site.
+    """
+
+
+@cli.command()
+@site_option
+@click.option("--port", type=click.IntRange(1, 65535), help="The port to listen on.  [8000]")
+@click.pass_context
+def up(context: click.Context, port: int | None) -> None:
+    """Start the site's server; make the site on first use."""
+    from coordctl import site_server
+
+    site_server.up(folder(context), port)
+
+
+@cli.command()
+@site_option
+@click.pass_context
+def down(context: click.Context) -> None:
+    """Stop the site's server. The messages stay."""
+    from coordctl import site_server
+
+    site_server.down(folder(context))
+
+
+@cli.command()
+@site_option
+@FormatOption
+@click.pass_context
+def status(context: click.Context, style: str) -> None:
+    """Show how the site's server fares. Exit code 0: it is ready."""
+    from coordctl import site_server
+
+    if not site_server.status(folder(context), style):
+        context.exit(1)
+
+
+cli.add_command(import_)
+cli.add_command(export)
+cli.add_command(agent)
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command and end the process: 0 all done, 1 not, 2 wrong use, 130 interrupted."""
+    from coordctl.output import fail, note
+
+    try:
+        code = cli.main(arguments, prog_name="coordctl", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        note("Interrupted. The same command goes on where this one stopped.")
+        sys.exit(130)
+    except CoordctlError as error:
+        fail(error)
+        sys.exit(1)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    except OSError as error:
+        name = f"{Path(str(error.filename))}: " if error.filename else ""
+        fail(CoordctlError(f"{name}{error.strerror or error}", mend="the same command, once that "
+                           "is mended"))
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)

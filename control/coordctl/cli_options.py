@@ -1,0 +1,39 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from coordctl.output import FORMATS
+from coordctl.site import Site, existing, locate
+
+_SITE: Final = "coordctl.site"
+
+
+def _keep_site(context: click.Context, _: click.Parameter, value: Path | None) -> None:
+    if value is not None:
+        context.meta[_SITE] = value
+
+
+site_option: Final = click.option(
+    "--site", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", expose_value=False,
+    callback=_keep_site, help="The site's folder.")
+
+FormatOption: Final = click.option("--format", "style", type=click.Choice(FORMATS),
+                                   default="table", show_default=True, help="How to print it.")
+
+yes_option: Final = click.option("--yes", "-y", is_flag=True, help="Do it without asking.")
+
+
+def folder(context: click.Context) -> Path:
+    """The site's folder, whether a site is there or not."""
+    given: Any = context.meta.get(_SITE)
+    return locate(given)
+
+
+def site_of(context: click.Context) -> Site:
+    """The site; raises CoordctlError where there is none."""
+    return existing(folder(context))

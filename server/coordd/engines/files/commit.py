@@ -24,22 +24,41 @@ from coordd.store import StoreBusyError, StoreError, StoreFullError
 
 if TYPE_CHECKING:
     from coordd.engines.files.eventslog import EventsLog
-    from coordd.engines.files.index import Index
+    from coordd.engines.files.index import Index, Mailbox
     from coordd.engines.files.log import Log
 
 _BATCH_MESSAGES: Final = 4096
+Listener = Callable[[str, int], None]
 _log = logging.getLogger("coordd.files")
+
+
+class Run:
+    """Deliveries that follow each other in a batch: columns for the index, one entry each."""
+
+    __slots__ = ("boxes", "offsets", "ranks", "senders", "sends", "seqs", "sizes")
+
+    def __init__(self) -> None:
+        self.offsets: list[int] = []
+        """Where the record begins, counted from the batch's begin."""
+        self.sizes: list[int] = []
+        self.senders: list[Mailbox] = []
+        self.boxes: list[Mailbox] = []
+        self.seqs: list[int] = []
+        self.ranks: list[int] = []
+        self.sends: list[Operation] = []
 
 
 class Batch:
     """Frames on their way to the disk, and what is already promised within them."""
 
     __slots__ = ("at", "claims", "frames", "id_prefix", "id_salt", "known", "lines", "log_at",
-                 "operations", "position", "sealed", "size", "synced")
+                 "messages", "position", "sealed", "size", "steps", "synced")
 
-    def __init__(self, position: int, now_us: int, *, sealed: bool) -> None:
+    def __init__(self, position: int, now_us: int, claims: dict[str, Operation], *,
+                 sealed: bool) -> None:
         self.frames: list[bytes] = []
         self.size = 0
+        self.messages = 0
         self.synced = position
         self.position = position
         self.at = to_text(now_us)
@@ -52,11 +71,19 @@ class Batch:
         self.id_prefix = f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-7{us * 4096 // 1000:03x}-{high:04x}-"
         self.id_salt = (random & 0xFF) << 40
         self.lines: list[str] = []
-        self.claims: dict[str, Operation] = {}
+        self.claims = claims
         self.known: set[str] = set()
-        """Message ids and `<row>/<code>` marks that this batch brings."""
+        """`<row>/<code>` of the marks that this batch brings."""
         self.sealed = sealed
-        self.operations: list[Operation] = []
+        self.steps: list[Run | Operation] = []
+
+    def run(self) -> Run:
+        """The run of deliveries to go on with."""
+        if self.steps and isinstance(self.steps[-1], Run):
+            return self.steps[-1]
+        run = Run()
+        self.steps.append(run)
+        return run
 
     def add(self, payload: bytes, events: int) -> int:
         """Add a frame; where its payload begins, counted from the batch's begin."""
@@ -67,6 +94,16 @@ class Batch:
         self.position += events
         return offset
 
+    def operations(self) -> list[Operation]:
+        """All operations of the batch, in order."""
+        found: list[Operation] = []
+        for step in self.steps:
+            if isinstance(step, Run):
+                found += step.sends
+            else:
+                found.append(step)
+        return found
+
 
 class Operation(Protocol):
     """A call that changes the store. Its future is what the caller awaits."""
@@ -74,9 +111,13 @@ class Operation(Protocol):
     future: asyncio.Future[Any]
     messages: int
     size: int
+    early: bool
+    """Whether it can be encoded while the batch before it is on its way."""
 
     def encode(self, batch: Batch) -> None:
-        """Add frames to the batch, or nothing. Raises StoreError: nothing was added."""
+        """Add frames and a step to the batch. Raises StoreError: nothing was added. Can be
+        called again for another batch when this one came to nothing.
+        """
 
     def publish(self, base: int) -> None:
         """Show what is durable now; the batch begins at place `base`. Answers the caller."""
@@ -85,20 +126,24 @@ class Operation(Protocol):
 class Committer:
     """The one writer of a store."""
 
-    def __init__(self, index: Index, log: Log, events_log: EventsLog, clock_us: Callable[[], int],
-                 pending_max: int, pending_bytes_max: int,
+    def __init__(self, index: Index, log: Log, events_log: EventsLog, listeners: list[Listener],
+                 clock_us: Callable[[], int], pending_max: int, pending_bytes_max: int,
                  on_fatal: Callable[[BaseException], None] | None) -> None:
         self._index = index
         self._log = log
         self._events_log = events_log
+        self._listeners = listeners
         self._clock_us = clock_us
         self._pending_max = pending_max
         self._pending_bytes_max = pending_bytes_max
         self._on_fatal = on_fatal
         self._waiting: deque[Operation] = deque()
+        self._open: Batch | None = None
+        """Filled while another batch is on its way."""
+        self._flying: Batch | None = None
+        self._scheduled = False
         self.waiting_messages = 0
         self._waiting_bytes = 0
-        self._busy = False
         self._idle = asyncio.Event()
         self._idle.set()
         self._failure: StoreError | None = None
@@ -114,13 +159,39 @@ class Committer:
         if (self.waiting_messages + operation.messages > self._pending_max
                 or self._waiting_bytes + operation.size > self._pending_bytes_max):
             raise StoreBusyError(f"{self.waiting_messages} messages wait to be stored")
-        self._waiting.append(operation)
         self.waiting_messages += operation.messages
         self._waiting_bytes += operation.size
-        if not self._busy:
-            self._busy = True
-            self._idle.clear()
-            self._loop.call_soon(self._flush)
+        flying = self._flying
+        if flying is None:
+            self._waiting.append(operation)
+            if not self._scheduled:
+                self._scheduled = True
+                self._idle.clear()
+                self._loop.call_soon(self._flush)
+        elif self._waiting or not operation.early:
+            self._waiting.append(operation)
+        else:
+            # The disk is busy, this processor need not be idle.
+            if self._open is None:
+                self._open = Batch(flying.position, self._clock_us(), dict(flying.claims),
+                                   sealed=flying.sealed)
+            if self._open.messages < _BATCH_MESSAGES:
+                self._encode(operation, self._open)
+            else:
+                self._waiting.append(operation)
+
+    def _encode(self, operation: Operation, batch: Batch) -> None:
+        try:
+            operation.encode(batch)
+        except Exception as error:  # noqa: BLE001 - the caller gets it
+            self._settle(operation)
+            _fail(operation.future, error)
+        else:
+            batch.messages += operation.messages
+
+    def _settle(self, operation: Operation) -> None:
+        self.waiting_messages -= operation.messages
+        self._waiting_bytes -= operation.size
 
     async def run(self, job: Callable[[], None]) -> None:
         """Do a piece of disk work in the writer's thread, between two commits.
@@ -157,22 +228,20 @@ class Committer:
             job()
 
     def _flush(self) -> None:
-        batch = Batch(self._index.position + 1, self._clock_us(), sealed=self._index.sealed)
-        messages = 0
-        while self._waiting and messages < _BATCH_MESSAGES:
-            operation = self._waiting.popleft()
-            messages += operation.messages
-            self._waiting_bytes -= operation.size
-            try:
-                operation.encode(batch)
-            except Exception as error:  # noqa: BLE001 - the caller gets it
-                _fail(operation.future, error)
-            else:
-                batch.operations.append(operation)
-        self.waiting_messages -= messages
-        if not batch.frames:
-            self._publish(batch, 0)
-            return
+        """Encode what waits and send it on its way; nothing else is."""
+        self._scheduled = False
+        batch, self._open = self._open, None
+        while batch is None or not batch.frames:
+            if batch is not None:
+                self._publish(batch, 0)
+            if not self._waiting:
+                self._idle.set()
+                return
+            batch = Batch(self._index.position + 1, self._clock_us(), {},
+                          sealed=self._index.sealed)
+            while self._waiting and batch.messages < _BATCH_MESSAGES:
+                self._encode(self._waiting.popleft(), batch)
+        self._flying = batch
         data = b"".join(batch.frames)
         lines = "".join(batch.lines).encode()
         self._jobs.put(lambda: self._commit(batch, data, lines))
@@ -188,33 +257,52 @@ class Committer:
         else:
             base = segment.base + segment.size - len(data)
             self._events_log.write(lines)
-            self._loop.call_soon_threadsafe(self._publish, batch, base)
+            self._loop.call_soon_threadsafe(self._land, batch, base)
+
+    def _land(self, batch: Batch, base: int) -> None:
+        self._flying = None
+        if self._open is not None and self._open.frames:
+            # The next batch goes first: the disk works on it while this one is shown.
+            self._flush()
+            self._publish(batch, base)
+        else:
+            self._publish(batch, base)
+            self._flush()
 
     def _publish(self, batch: Batch, base: int) -> None:
-        for operation in batch.operations:
-            operation.publish(base)
-        self._next()
+        for step in batch.steps:
+            if isinstance(step, Run):
+                self._index.add_run(step, base)
+                for listener in self._listeners:
+                    for box, seq in zip(step.boxes, step.seqs, strict=True):
+                        listener(box.name, seq)
+                for send in step.sends:
+                    send.publish(base)
+            else:
+                step.publish(base)
+        for operation in batch.operations():
+            self._settle(operation)
 
     def _refuse(self, batch: Batch, error: StoreFullError) -> None:
-        for operation in batch.operations:
+        self._flying = None
+        for operation in batch.operations():
+            self._settle(operation)
             _fail(operation.future, error)
+        # What was encoded meanwhile counted on this batch's seqs: encode it again.
+        if self._open is not None:
+            self._waiting.extendleft(reversed(self._open.operations()))
+            self._open = None
         for box in self._index.boxes:
             box.assigned = box.last_seq
-        self._next()
-
-    def _next(self) -> None:
-        if self._waiting:
-            self._flush()
-        else:
-            self._busy = False
-            self._idle.set()
+        self._flush()
 
     def _die(self, batch: Batch, error: OSError) -> None:
         """What is on the disk is unknown from here on: no caller may be told that it is there."""
         self._failure = StoreError(f"the log can't be written any more: {error}; coordd must be "
                                    "started again, it reads then what the disk kept")
         _log.critical("%s", self._failure)
-        for operation in (*batch.operations, *self._waiting):
+        behind = self._open.operations() if self._open else []
+        for operation in (*batch.operations(), *behind, *self._waiting):
             _fail(operation.future, self._failure)
         self._waiting.clear()
         self._idle.set()

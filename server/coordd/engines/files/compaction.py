@@ -7,6 +7,7 @@ need the rest. The new file replaces the old one by a rename, so a crash leaves 
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 from typing import NamedTuple
 
 import msgspec
@@ -27,10 +28,11 @@ class Compacted(NamedTuple):
     sizes: array[int]
 
 
-def dead_places(index: Index, segment: Segment, end_row: int) -> set[int]:
+def dead_places(index: Index, segment: Segment) -> set[int]:
     """The places of the segment's messages of which every delivery has gone."""
     dead: set[int] = set()
-    row = segment.first_row
+    row = bisect_left(index.places, segment.base)
+    end_row = bisect_left(index.places, segment.base + segment.size)
     while row < end_row:
         rows = index.siblings(row)
         if all(index.has_mark(each, records.DELETED) for each in rows):
@@ -78,9 +80,9 @@ def compact(log: Log, segment: Segment, dead: set[int]) -> Compacted:
 
 def adopt(index: Index, log: Log, segment: Segment, fd: int, new: Compacted) -> None:
     """Let the index point into the segment's new file."""
-    end = segment.first_row + len(new.places)
-    index.places[segment.first_row : end] = new.places
-    index.sizes[segment.first_row : end] = new.sizes
-    end = segment.first_entry + len(new.entry_places)
-    index.entry_places[segment.first_entry : end] = new.entry_places
+    first = bisect_left(index.places, segment.base)
+    index.places[first : first + len(new.places)] = new.places
+    index.sizes[first : first + len(new.sizes)] = new.sizes
+    first = bisect_left(index.entry_places, segment.base)
+    index.entry_places[first : first + len(new.entry_places)] = new.entry_places
     log.adopt(segment, fd, new.data)

@@ -13,12 +13,15 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from functools import cache
 from heapq import heappush
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from coordd.engines.files import records
 from coordd.engines.files.hashindex import HashIndex
 from coordd.engines.files.times import text_to_us, to_text
 from coordd.model import Agent, Group, Token
+
+if TYPE_CHECKING:
+    from coordd.engines.files.commit import Run
 
 # A delivery's mark is one byte: its state times 8 plus the rank of its priority.
 UNREAD: Final = 0
@@ -32,8 +35,8 @@ _NATIVE_MASK: Final = (1 << 40) - 1
 class Mailbox:
     """What the index knows of one agent. `rows`, `sent` and `changes` rise."""
 
-    __slots__ = ("assigned", "changes", "last_seq", "marks", "name", "number", "received", "rows",
-                 "sent", "unread")
+    __slots__ = ("assigned", "changes", "last_seq", "marks", "name", "number", "rows", "sent",
+                 "unread")
 
     def __init__(self, number: int, name: str) -> None:
         self.number = number
@@ -49,7 +52,6 @@ class Mailbox:
         self.last_seq = 0
         self.assigned = 0
         """The last seq given to a message; ahead of `last_seq` while a commit is under way."""
-        self.received = 0
         self.unread = 0
 
 
@@ -140,7 +142,6 @@ class Index:
             box.rows.append(row)
             box.marks.append(mark)
             box.last_seq = seq
-            box.received += 1
             if not gone:
                 box.unread += 1
             sender.sent.append(row)
@@ -151,6 +152,32 @@ class Index:
         if not gone:
             self.alive += count
         return first
+
+    def add_run(self, run: Run, base: int) -> None:
+        """Add deliveries that were committed together; `base` is the place of their batch."""
+        count = len(run.offsets)
+        row, position = len(self.places), len(self.types)
+        self.positions.extend(range(position, position + count))
+        self.places.extend([base + offset for offset in run.offsets])
+        self.sizes.extend(run.sizes)
+        self.senders.extend([box.number for box in run.senders])
+        self.owners.extend([box.number for box in run.boxes])
+        self.seqs.extend(run.seqs)
+        self.read_at.frombytes(bytes(8 * count))
+        self.acked_at.frombytes(bytes(8 * count))
+        self.thread_before.frombytes(bytes(4 * count))
+        self.types.extend(bytes((records.SENT,)) * count)
+        self.rows_at.extend(range(row, row + count))
+        for box, sender, seq, rank in zip(run.boxes, run.senders, run.seqs, run.ranks,
+                                          strict=True):
+            box.rows.append(row)
+            box.marks.append(rank)
+            box.last_seq = seq
+            box.unread += 1
+            sender.sent.append(row)
+            row += 1
+        self.events[records.SENT] += count
+        self.alive += count
 
     def add_facts(self, row: int, message_id: str, thread_id: str, expires_at: str | None,
                   key: str | None) -> None:
@@ -190,17 +217,20 @@ class Index:
         place = bisect_left(box.rows, row)
         mark = box.marks[place]
         state, rank = divmod(mark, 8)
+        gone = code in (records.DELETED, records.EXPIRED)
+        if not gone:
+            column, letter = (self.read_at, "r") if code == records.READ else (self.acked_at, "a")
+            column[row] = us = text_to_us(at)
+            if to_text(us) != at:
+                self.odd_times[f"{row}{letter}"] = at
         if state == GONE:
+            # A message imported without its body was gone before its other events came.
             return False
-        if code in (records.DELETED, records.EXPIRED):
+        if gone:
             box.marks[place] = _FIRST_GONE + rank
             self.alive -= 1
             box.unread -= state == UNREAD
             return True
-        column, letter = (self.read_at, "r") if code == records.READ else (self.acked_at, "a")
-        column[row] = us = text_to_us(at)
-        if to_text(us) != at:
-            self.odd_times[f"{row}{letter}"] = at
         if state == UNREAD:
             box.unread -= 1
         box.marks[place] = 8 * max(state, READ if code == records.READ else ACKED) + rank
@@ -239,9 +269,11 @@ class Index:
             end += 1
         return range(first, end)
 
-    def inbox_rows(self, box: Mailbox, *, newest: bool, above: int, below: int | None,
-                   wanted: re.Pattern[bytes], limit: int) -> list[int]:
-        """At most `limit` rows with above < seq < below that have a wanted mark."""
+    def inbox_places(self, box: Mailbox, *, newest: bool, above: int, below: int | None,
+                     wanted: re.Pattern[bytes], limit: int) -> list[int]:
+        """Where in `box.rows` deliveries stand that have above < seq < below and a wanted mark;
+        at most `limit`.
+        """
         seq_of = self.seqs.__getitem__
         low = bisect_right(box.rows, above, key=seq_of) if above > 0 else 0
         high = len(box.rows) if below is None else bisect_left(box.rows, below, key=seq_of)
@@ -258,8 +290,7 @@ class Index:
                 found += [m.start() for m in wanted.finditer(box.marks, low, end)]
                 low = end
             window = min(4 * window, 1 << 16)
-        rows = box.rows
-        return [rows[place] for place in found[:limit]]
+        return found[:limit]
 
     def thread_rows(self, thread_id: str) -> list[int]:
         """The first rows of the messages that say they answer in a thread, newest first. A hash

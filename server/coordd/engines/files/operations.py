@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from coordd.engines.files import records
-from coordd.engines.files.commit import Batch, answer
-from coordd.engines.files.index import Index, Mailbox
+from coordd.engines.files.commit import Batch, Run, answer
+from coordd.engines.files.index import Index
 from coordd.engines.files.reader import Reader
+from coordd.engines.files.records import MarkRecord, SentRecord, encode
 from coordd.engines.files.replay import apply_entry, claim_text
 from coordd.model import PRIORITY_RANK, Core
 from coordd.store import (
@@ -25,90 +26,97 @@ from coordd.store import (
     StoreSealedError,
 )
 
-Listener = Callable[[str, int], None]
 SEALED: Final = ("the store is sealed: its messages are being moved to another store; "
                  "try again, the address stays the same")
 _GONE_JSON: Final = MessageJson(b"{}")
 _MESSAGE_BYTES: Final = 400
 """What a message weighs in the queue besides its body."""
-_Placed = tuple[int, int, Mailbox, list[tuple[Mailbox, int]], int]
 
 
 class Send:
     """Store messages, all or none."""
 
-    __slots__ = ("_claim", "_drafts", "_earlier", "_facts", "_index", "_listeners", "_placed",
-                 "_reader", "future", "messages", "receipts", "size")
+    __slots__ = ("_claim", "_drafts", "_earlier", "_facts", "_first", "_index", "_reader", "_run",
+                 "future", "messages", "receipts", "size")
 
-    def __init__(self, index: Index, reader: Reader, listeners: list[Listener],
+    early = True
+
+    def __init__(self, index: Index, reader: Reader,
                  future: asyncio.Future[list[Receipt]], drafts: Sequence[Draft],
                  claim: Claim | None) -> None:
         self._index = index
         self._reader = reader
-        self._listeners = listeners
         self._drafts = drafts
         self._claim = claim
-        self._earlier: Send | None = None
-        self._placed: list[_Placed] = []
-        self._facts: list[tuple[int, str, str, str | None]] = []
         self.future: asyncio.Future[list[Receipt]] = future
-        self.receipts: list[Receipt] = []
         self.messages = len(drafts)
-        self.size = sum([len(d.body) + _MESSAGE_BYTES for d in drafts])
+        self.size = sum([len(d.body) for d in drafts]) + _MESSAGE_BYTES * self.messages
 
     def encode(self, batch: Batch) -> None:
         claim = self._claim
+        self._earlier: Send | None = None
+        self._run: Run | None = None
+        self.receipts: list[Receipt] = []
         if claim is not None and self._known(batch, claim):
+            batch.steps.append(self)
             return
         if batch.sealed:
             raise StoreSealedError(SEALED)
         box_of, make_box = self._index.box_by_name.get, self._index.box
         at, log_at, prefix, salt = batch.at, batch.log_at, batch.id_prefix, batch.id_salt
-        position = batch.position
+        run = self._run = batch.run()
+        offsets, seqs, ranks, boxes, senders = (run.offsets, run.seqs, run.ranks, run.boxes,
+                                                run.senders)
+        sizes, lines, receipts = run.sizes, batch.lines, self.receipts
+        self._first = first = len(offsets)
+        self._facts: list[tuple[int, str, str, str | None]] = []
         payloads: list[bytes] = []
-        placed: list[_Placed] = []
-        lines, receipts = batch.lines, self.receipts
-        offset = 1
+        position, offset = batch.position, 0
         for draft in self._drafts:
-            sender = draft.from_agent
-            message_id = f"{prefix}{salt | position:012x}"
-            deliveries = []
+            sender, thread_id, expires_at = draft.from_agent, draft.thread_id, draft.expires_at
+            message_id = prefix + (salt | position).to_bytes(6, "big").hex()
+            if thread_id is not None or expires_at is not None:
+                self._facts.append((position - batch.position, message_id,
+                                    thread_id or message_id, expires_at))
+            thread_id = thread_id or message_id
             to = []
             for name in draft.recipients:
                 box = box_of(name) or make_box(name)
                 box.assigned = seq = box.assigned + 1
-                deliveries.append((box, seq))
                 to.append((name, seq))
+                boxes.append(box)
+                seqs.append(seq)
                 lines.append(f"{log_at}|SENT|{message_id}|{sender}|{name}|{draft.subject}\n")
-                position += 1
-            thread_id = draft.thread_id
-            if thread_id is None:
-                thread_id = message_id
-            if thread_id != message_id or draft.expires_at is not None:
-                self._facts.append((len(placed), message_id, thread_id, draft.expires_at))
-            payload = records.encode(records.SentRecord(
-                to=to, key=claim if claim is not None and not placed else None,
-                m=Core(message_id, sender, draft.subject, draft.body, draft.priority, thread_id,
-                       draft.in_reply_to, at, draft.expires_at)))
+            core = Core(message_id, sender, draft.subject, draft.body, draft.priority, thread_id,
+                        draft.in_reply_to, at, expires_at)
+            payload = encode(SentRecord(to=to, key=claim, m=core))
+            claim = None  # it stands with the first message
             payloads.append(payload)
-            placed.append((offset, len(payload), box_of(sender) or make_box(sender), deliveries,
-                           PRIORITY_RANK[draft.priority]))
-            offset += len(payload) + 2
+            size = len(payload)
+            box = box_of(sender) or make_box(sender)
+            rank = PRIORITY_RANK[draft.priority]
+            for _ in to:
+                offsets.append(offset)
+                sizes.append(size)
+                senders.append(box)
+                ranks.append(rank)
+            position += len(to)
+            offset += size + 2
             receipts.append(Receipt(message_id, thread_id, at, to))
-        whole = len(payloads) > 1
-        data = b"[" + b",\n".join(payloads) + b"]" if whole else payloads[0]
-        begin = batch.add(data, position - batch.position)
-        shift = begin if whole else begin - 1
-        self._placed = [(start + shift, size, box, deliveries, rank)
-                        for start, size, box, deliveries, rank in placed]
-        if claim is not None:
-            batch.claims[claim_text(claim)] = self
+        if len(payloads) == 1:
+            begin = batch.add(payloads[0], position - batch.position)
+            offsets[first:] = [begin] * (len(offsets) - first)
+        else:
+            begin = batch.add(b"[" + b",\n".join(payloads) + b"]", position - batch.position) + 1
+            offsets[first:] = [begin + start for start in offsets[first:]]
+        run.sends.append(self)
+        if self._claim is not None:
+            batch.claims[claim_text(self._claim)] = self
 
     def _known(self, batch: Batch, claim: Claim) -> bool:
         """Whether the claim was used. Raises KeyConflictError where for another request."""
-        text = claim_text(claim)
-        earlier = batch.claims.get(text)
-        if isinstance(earlier, Send) and earlier._claim is not None:
+        earlier = batch.claims.get(claim_text(claim))
+        if isinstance(earlier, Send):
             used: Claim | None = earlier._claim
             self._earlier = earlier
         else:
@@ -119,28 +127,25 @@ class Send:
             raise KeyConflictError("the idempotency key was used before, for another request")
         return True
 
-    def publish(self, base: int) -> None:
-        index = self._index
+    def publish(self, base: int) -> None:  # noqa: ARG002 - its run knows
+        run = self._run
         if self._earlier is not None:
-            answer(self.future, self._earlier.receipts)
-            return
-        first_row = len(index.places)
-        add = index.add_message
-        rows = [add(base + offset, size, sender, deliveries, rank)
-                for offset, size, sender, deliveries, rank in self._placed]
-        for number, message_id, thread_id, expires_at in self._facts:
-            index.add_facts(rows[number], message_id, thread_id, expires_at, None)
-        if self._claim is not None and rows:
-            index.claims.set(claim_text(self._claim), first_row)
-        for _, _, _, deliveries, _ in self._placed:
-            for box, seq in deliveries:
-                for listener in self._listeners:
-                    listener(box.name, seq)
+            self.receipts = self._earlier.receipts
+        elif run is not None and (self._facts or self._claim is not None):
+            index = self._index
+            first_row = len(index.places) - len(run.offsets)
+            for number, message_id, thread_id, expires_at in self._facts:
+                index.add_facts(first_row + self._first + number, message_id, thread_id,
+                                expires_at, None)
+            if self._claim is not None:
+                index.claims.set(claim_text(self._claim), first_row + self._first)
         answer(self.future, self.receipts)
 
 
 class SetMark:
     """Set the state of one delivery, once."""
+
+    early = False
 
     __slots__ = ("_at", "_code", "_entry", "_index", "_message_id", "_on_gone", "_reader", "_row",
                  "_type", "future", "messages", "size")
@@ -162,21 +167,24 @@ class SetMark:
 
     def encode(self, batch: Batch) -> None:
         index, row = self._index, self._row
+        self._entry = None
         known = f"{row}/{self._code}"
         # What has expired is hidden before its event is stored, so it does not look at the state.
         if known in batch.known or (self._code != records.EXPIRED
                                     and (self._is_gone() or index.has_mark(row, self._code))):
+            batch.steps.append(self)
             return
         if batch.sealed:
             raise StoreSealedError(SEALED)
-        batch.known.add(known)
-        self._at = batch.at
-        owner = index.boxes[index.owners[row]].name
-        payload = records.encode(records.MarkRecord(self._type, batch.at, self._message_id, owner))
-        self._entry = (batch.add(payload, 1), len(payload))
         core = self._reader.core(row)
+        owner = index.boxes[index.owners[row]].name
+        payload = encode(MarkRecord(self._type, batch.at, self._message_id, owner))
+        self._at = batch.at
+        self._entry = (batch.add(payload, 1), len(payload))
+        batch.known.add(known)
         batch.lines.append(f"{batch.log_at}|{records.EVENT_NAMES[self._code]}|{self._message_id}|"
                            f"{core.from_agent}|{owner}|{core.subject}\n")
+        batch.steps.append(self)
 
     def _is_gone(self) -> bool:
         return self._index.has_mark(self._row, records.DELETED)
@@ -195,6 +203,8 @@ class SetMark:
 
 class PutEntry:
     """Write a registry entry, a token, or the seal."""
+
+    early = False
 
     __slots__ = ("_apply", "_index", "_place", "_record", "future", "messages", "size")
 
@@ -218,9 +228,10 @@ class PutEntry:
                              f"{self._index.epoch}")
         else:
             batch.sealed = record.sealed
-        payload = records.encode(record)
+        payload = encode(record)
         self._place = (batch.add(payload, 1), len(payload))
         self._apply = record
+        batch.steps.append(self)
 
     def publish(self, base: int) -> None:
         assert self._apply is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Sequence
 from typing import Final
 
 from coordd.engines.files import records
@@ -32,15 +31,11 @@ class Pages:
         self._index = index
         self._reader = reader
 
-    def _page(self, rows: list[int], limit: int, letter: str, column: Sequence[int],
-              last_seq: int = 0) -> Page:
-        """A page of `rows`, of which one more than `limit` shows that there is a next page.
-        The cursor speaks of the numbers in `column`.
-        """
-        render = self._reader.render
-        messages = [MessageJson(render(row)) for row in rows[:limit]]
-        cursor = f"{letter}{column[rows[limit - 1]]}" if len(rows) > limit else None
-        return Page(messages, cursor, last_seq)
+    def _page(self, rows: list[int], limit: int, letter: str) -> Page:
+        """A page of `rows`, of which one more than `limit` shows that there is a next page."""
+        messages = [MessageJson(self._reader.render(row)) for row in rows[:limit]]
+        position = self._index.positions[rows[limit - 1]] if len(rows) > limit else None
+        return Page(messages, None if position is None else f"{letter}{position}", 0)
 
     def inbox(self, agent: str, limit: int, order: Order, after: int | None, cursor: str | None,
               *, unread: bool, min_priority: Priority | None) -> Page:
@@ -58,10 +53,14 @@ class Pages:
         if box is None:
             return Page([], None, 0)
         rank = PRIORITY_RANK[min_priority] if min_priority else len(PRIORITY_RANK) - 1
-        rows = self._index.inbox_rows(
+        places = self._index.inbox_places(
             box, newest=newest, above=above, below=below, limit=limit + 1,
             wanted=wanted_marks(unread=unread, rank=rank))
-        return self._page(rows, limit, "b" if newest else "a", self._index.seqs, box.last_seq)
+        messages = self._reader.render_box(box, places[:limit])
+        next_cursor = None
+        if len(places) > limit:
+            next_cursor = f"{'b' if newest else 'a'}{self._index.seqs[box.rows[places[limit - 1]]]}"
+        return Page([MessageJson(message) for message in messages], next_cursor, box.last_seq)
 
     def sent(self, agent: str, limit: int, cursor: str | None) -> Page:
         """See `Store.sent`."""
@@ -80,7 +79,7 @@ class Pages:
                 rows.append(row)
                 if len(rows) > limit:
                     break
-        return self._page(rows, limit, "b", index.positions)
+        return self._page(rows, limit, "b")
 
     def thread(self, thread_id: str, limit: int, cursor: str | None, party: str | None) -> Page:
         """See `Store.thread`."""
@@ -94,7 +93,7 @@ class Pages:
         rows = [row for first in sorted(set(firsts)) for row in index.siblings(first)
                 if index.positions[row] > above and index.state(row) != GONE
                 and self.is_party(row, party)]
-        return self._page(rows[: limit + 1], limit, "a", index.positions)
+        return self._page(rows, limit, "a")
 
     def is_party(self, row: int, agent: str | None) -> bool:
         """Whether `agent` sent or received the row; None is everybody."""

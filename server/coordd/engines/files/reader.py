@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from typing import Final
 
 from coordd.engines.files import records
-from coordd.engines.files.index import Index
+from coordd.engines.files.index import UNREAD, Index, Mailbox
 from coordd.engines.files.log import Log
 from coordd.engines.files.records import MarkRecord, SentRecord
 from coordd.engines.files.replay import claim_text, find_row
@@ -15,7 +16,10 @@ from coordd.model import STATES, Core
 from coordd.store import Claim, Receipt
 
 _CLAIM_LIFE_US: Final = 24 * 3600 * 1_000_000
-_UNREAD_TAIL: Final = ',"to_agent":"%s","seq":%d,"state":"unread","read_at":null,"acked_at":null}'
+_UNREAD_TAIL: Final = b',"state":"unread","read_at":null,"acked_at":null}'
+_CACHE_BYTES: Final = 16 << 20
+_CACHED_BYTES: Final = 150
+"""What an entry of the cache weighs besides its bytes."""
 
 
 class Reader:
@@ -25,6 +29,11 @@ class Reader:
         self._index = index
         self._log = log
         self._clock_us = clock_us
+        # Cores never change, so this cache can't be wrong. It has two halves: when the young one
+        # is full it becomes the old one, and what is read from there again is young again.
+        self._cores: dict[int, bytes] = {}
+        self._cores_before: dict[int, bytes] = {}
+        self._cores_bytes = 0
 
     def record(self, row: int) -> SentRecord:
         """The record that a row stands for."""
@@ -40,16 +49,39 @@ class Reader:
     def render(self, row: int) -> bytes:
         """A row's delivery as the API's JSON, taken from the log as it is."""
         index = self._index
-        raw = self._log.read(index.places[row], index.sizes[row])
-        owner = index.boxes[index.owners[row]]
-        state = index.state(row)
-        if state == 0:
-            tail = _UNREAD_TAIL % (owner.name, index.seqs[row])
-        else:
-            tail = (f',"to_agent":"{owner.name}","seq":{index.seqs[row]},"state":"{STATES[state]}"'
-                    f',"read_at":{_json_time(index.time(row, "r"))}'
-                    f',"acked_at":{_json_time(index.time(row, "a"))}}}')
-        return records.core_json(raw) + tail.encode()
+        box = index.boxes[index.owners[row]]
+        return self.render_box(box, [bisect_left(box.rows, row)])[0]
+
+    def render_box(self, box: Mailbox, places: list[int]) -> list[bytes]:
+        """As `render`, for deliveries of one mailbox that stand at `places` in it."""
+        index, core_of = self._index, self._cores.get
+        rows, marks, seqs = box.rows, box.marks, index.seqs
+        head = b',"to_agent":"%b","seq":' % box.name.encode()
+        found = []
+        for place in places:
+            row = rows[place]
+            core = core_of(row) or self._core_json(row)
+            state = marks[place] >> 3
+            tail = _UNREAD_TAIL if state == UNREAD else self._tail(row, state)
+            found.append(b"%b%b%d%b" % (core, head, seqs[row], tail))
+        return found
+
+    def _tail(self, row: int, state: int) -> bytes:
+        index = self._index
+        return (f',"state":"{STATES[state]}","read_at":{_json_time(index.time(row, "r"))}'
+                f',"acked_at":{_json_time(index.time(row, "a"))}}}').encode()
+
+    def _core_json(self, row: int) -> bytes:
+        """A message's core, from the cache or the log."""
+        core = self._cores_before.get(row)
+        if core is None:
+            index = self._index
+            core = records.core_json(self._log.read(index.places[row], index.sizes[row]))
+        self._cores[row] = core
+        self._cores_bytes += len(core) + _CACHED_BYTES
+        if self._cores_bytes > _CACHE_BYTES // 2:
+            self._cores_before, self._cores, self._cores_bytes = self._cores, {}, 0
+        return core
 
     def find(self, message_id: str) -> int | None:
         """The first row of the message with this id, None where there is none."""

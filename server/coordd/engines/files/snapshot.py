@@ -51,7 +51,6 @@ class BoxState(msgspec.Struct, array_like=True):
     sent: int
     changes: int
     last_seq: int
-    received: int
     unread: int
 
 
@@ -132,7 +131,7 @@ def _restore_boxes(index: Index, states: list[BoxState], parts: list[memoryview]
         box.sent = array("I", sent[sent_at : (sent_at := sent_at + 4 * state.sent)].tobytes())
         box.changes = array("Q", changes[change : (change := change + 8 * state.changes)].tobytes())
         box.last_seq = box.assigned = state.last_seq
-        box.received, box.unread = state.received, state.unread
+        box.unread = state.unread
         index.boxes.append(box)
         index.box_by_name[state.name] = box
 
@@ -152,7 +151,7 @@ def capture(index: Index, log: Log) -> Iterator[bytes]:
         return len(data), lambda: data
 
     boxes = list(index.boxes)
-    states = [BoxState(b.name, len(b.rows), len(b.sent), len(b.changes), b.last_seq, b.received,
+    states = [BoxState(b.name, len(b.rows), len(b.sent), len(b.changes), b.last_seq,
                        b.unread) for b in boxes]
     parts = [grown(getattr(index, name)) for name in _COLUMNS]
     parts += [copied(index.read_at.tobytes()), copied(index.acked_at.tobytes())]

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from coordd.engines.files import compaction, records, recovery, snapshot
-from coordd.engines.files.commit import Committer
+from coordd.engines.files.commit import Committer, Listener
 from coordd.engines.files.disk import Disk
 from coordd.engines.files.eventslog import EventsLog
 from coordd.engines.files.importing import Import
 from coordd.engines.files.index import GONE, Index
 from coordd.engines.files.log import Log, Segment
-from coordd.engines.files.operations import SEALED, Listener, PutEntry, Send, SetMark
+from coordd.engines.files.operations import SEALED, PutEntry, Send, SetMark
 from coordd.engines.files.pages import Pages
 from coordd.engines.files.reader import Reader
 from coordd.engines.files.records import EntryRecord
@@ -97,8 +97,8 @@ class FilesStore:
             raise
         options = self._options
         self._committer = Committer(
-            self._index, self._storage, self._events_log, options.clock_us, options.pending_max,
-            options.pending_bytes_max, options.on_fatal)
+            self._index, self._storage, self._events_log, self._listeners, options.clock_us,
+            options.pending_max, options.pending_bytes_max, options.on_fatal)
         self._snapshot_position = self._index.position
         self._expire()
 
@@ -187,7 +187,7 @@ class FilesStore:
                ) -> Awaitable[list[Receipt]]:
         future: asyncio.Future[list[Receipt]] = self._loop.create_future()
         self._committer.submit(
-            Send(self._index, self._reader, self._listeners, future, drafts, claim))
+            Send(self._index, self._reader, future, drafts, claim))
         return future
 
     async def mark(self, message_id: str, agent: str, mark: Mark) -> MessageJson | None:
@@ -298,8 +298,8 @@ class FilesStore:
     async def stats(self) -> Stats:
         self._expire()
         index = self._index
-        agents = {box.name: AgentStats(len(box.sent), box.received, box.unread)
-                  for box in index.boxes if box.sent or box.received}
+        agents = {box.name: AgentStats(len(box.sent), len(box.rows), box.unread)
+                  for box in index.boxes if box.sent or box.rows}
         events = {name: index.events[code] for name, code in records.EVENT_CODES.items()}
         unread = sum(box.unread for box in index.boxes)
         return Stats(index.alive, unread, events, agents, self._storage.size_bytes)
@@ -377,8 +377,7 @@ class FilesStore:
 
     async def _compact(self, segment: Segment) -> None:
         storage, index = self._storage, self._index
-        number = storage.segments.index(segment)
-        dead = compaction.dead_places(index, segment, storage.segments[number + 1].first_row)
+        dead = compaction.dead_places(index, segment)
         new = await asyncio.to_thread(compaction.compact, storage, segment, dead)
         fd = -1
 

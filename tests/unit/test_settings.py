@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from coordd.settings import KEYS, Settings, SettingsError, load
+
+DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
+
+
+def _file(folder: Path, text: str) -> Path:
+    file = folder / "coordd.toml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def _documented() -> dict[str, str]:
+    return dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", DOCS.read_text(encoding="utf-8"), re.M))
+
+
+def test_every_setting_is_documented_and_every_documented_one_exists() -> None:
+    assert set(_documented()) == set(KEYS)
+
+
+def test_the_documented_defaults_are_the_defaults() -> None:
+    settings = Settings(data=Path("x"))
+    for key, text in _documented().items():
+        if text != "none":
+            shown = text.strip("`")
+            value = getattr(settings, key)
+            assert shown == (f'"{value}"' if isinstance(value, str) else str(value)), key
+        elif key != "data":
+            assert getattr(settings, key) is None, key
+
+
+def test_a_file_and_the_environment_above_it(tmp_path: Path) -> None:
+    file = _file(tmp_path, 'data = "d"\nport = 9000\nrate_per_s = 2.5\n')
+    settings = load(file, {"COORDD_PORT": "9001", "COORDD_AUTH": "token", "PATH": "/bin"})
+    assert (settings.port, settings.auth, settings.rate_per_s) == (9001, "token", 2.5)
+    assert settings.data == Path("d")
+
+
+def test_the_environment_alone_will_do() -> None:
+    assert load(None, {"COORDD_DATA": "/srv/coordd"}).data == Path("/srv/coordd")
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ('data = "d"\nprot = 1', ["prot", "did you mean port?"]),
+    ('data = "d"\nzzzzzz = 1', ["zzzzzz", "known are", "pending_max"]),
+    ('data = "d"\nport = 70000', ["port = 70000", "0 to 65535"]),
+    ('data = "d"\nport = "80"', ['port = "80"', "whole number"]),
+    ('data = "d"\nport = true', ["port = True", "whole number"]),
+    ('data = "d"\nengine = "oracle"', ['engine = "oracle"', '"files"']),
+    ('data = "d"\nrate_per_s = -1', ["rate_per_s = -1", "0 for no limit"]),
+    ('data = "d"\nrate_per_s = nan', ["rate_per_s = nan"]),
+    ('data = "d"\nlog_level = "loud"', ['log_level = "loud"', '"warning"']),
+    ('data = ""', ['data = ""']),
+    ("data = 5", ["data = 5"]),
+    ("port = 8000", ["data is missing"]),
+    ("data =", ["is no TOML"]),
+])
+def test_a_wrong_setting_is_one_line_with_key_value_and_mend(
+        tmp_path: Path, text: str, words: list[str]) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(_file(tmp_path, text), {})
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(("variable", "value", "words"), [
+    ("COORDD_PROT", "1", ["COORDD_PROT", "COORDD_PORT"]),
+    ("COORDD_PORT", "http", ['COORDD_PORT = "http"', "whole number"]),
+    ("COORDD_PENDING_MAX", "0", ["COORDD_PENDING_MAX", "1 to 10000000"]),
+])
+def test_a_wrong_variable_is_named(variable: str, value: str, words: list[str]) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(None, {"COORDD_DATA": "d", variable: value})
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"none\.toml: cannot be read \(No such file"):
+        load(tmp_path / "none.toml", {})

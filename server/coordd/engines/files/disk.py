@@ -7,6 +7,7 @@ nothing in the engine may write, rename or sync past this class. Reading needs n
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -14,8 +15,8 @@ class Disk:
     """The real disk. Errors are OSError, as the kernel gave them."""
 
     def make_folder(self, path: Path) -> None:
-        """Make a folder (and those above it) where there is none; durable after `sync_folder`."""
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Make a folder; durable after `sync_folder` of the one above."""
+        path.mkdir(mode=0o700, exist_ok=True)
 
     def open(self, path: Path, *, create: bool = False) -> int:
         """A descriptor to read and write; `create`: the file must not be there yet."""
@@ -59,3 +60,14 @@ class Disk:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def ensure_folder(disk: Disk, path: Path) -> None:
+    """Make a folder, and those above it, where there is none, durably."""
+    if not path.is_dir():
+        ensure_folder(disk, path.parent)
+        disk.make_folder(path)
+    # Also where it is there already: whoever made it may have been killed before the sync. Whose
+    # folder is given to this server by somebody else need not have the right to read above it.
+    with suppress(PermissionError):
+        disk.sync_folder(path.parent)

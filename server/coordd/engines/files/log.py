@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from coordd.engines.files.disk import Disk
+from coordd.engines.files.disk import Disk, ensure_folder
 from coordd.engines.files.frame import crc32c_extend
 from coordd.store import StoreDamagedError, StoreFullError
 
@@ -68,7 +68,7 @@ class Log:
         """Open what the folder holds, sizes as they are on disk; nothing is judged yet but the
         first lines. Raises StoreDamagedError.
         """
-        self.disk.make_folder(self.folder)
+        ensure_folder(self.disk, self.folder)
         for path in sorted(self.folder.iterdir()):
             if path.name.endswith(TEMPORARY):
                 self.disk.unlink(path)

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from coordd.engines.files import compaction, records, recovery, snapshot
 from coordd.engines.files.commit import Committer, Listener
-from coordd.engines.files.disk import Disk
+from coordd.engines.files.disk import Disk, ensure_folder
 from coordd.engines.files.eventslog import EventsLog
 from coordd.engines.files.importing import Import
 from coordd.engines.files.index import GONE, Index
@@ -88,7 +88,7 @@ class FilesStore:
 
     async def open(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._disk.make_folder(self._folder)
+        ensure_folder(self._disk, self._folder)
         self._take_lock()
         try:
             self._recover()
@@ -117,7 +117,6 @@ class FilesStore:
     def _recover(self) -> None:
         storage = Log(self._folder / "log", self._disk, self._options.segment_bytes)
         storage.open()
-        self._disk.sync_folder(self._folder)
         index, first, start, durable = Index(), 0, storage.segments[0].header_bytes, 0
         saved = snapshot.read(self._folder)
         if saved is not None:

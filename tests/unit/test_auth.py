@@ -29,8 +29,9 @@ def test_a_file_that_others_may_read_is_refused_with_the_mend(tmp_path: Path, mo
     assert "abcdefgh" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "coord_admin_", "coord_admin_short", "coord_other_" + "a" * 20,
-                                  "a" * 30, "coord_admin_" + "a" * 20 + " x"])
+@pytest.mark.parametrize("text", ["", "coord_admin_", "coord_admin_short",
+                                  "coord_other_" + "a" * 20, "a" * 30,
+                                  "coord_admin_" + "a" * 20 + " x"])
 def test_what_is_no_admin_token_is_refused_and_not_shown(tmp_path: Path, text: str) -> None:
     with pytest.raises(SettingsError, match="holds no coord_admin_<secret>") as caught:
         read_admin_secret(_write(tmp_path / "t", text))

@@ -25,7 +25,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "api.md"
 
 def test_every_problem_is_documented_with_its_status() -> None:
     rows = re.findall(r"^\| `/problems/([\w-]+)` \| (\d+) \|", DOCS.read_text(encoding="utf-8"),
-                      re.M)
+                      re.MULTILINE)
     assert {kind: int(status) for kind, status in rows} == {
         kind: status for kind, (status, _) in KINDS.items()}
 

@@ -17,7 +17,8 @@ def _file(folder: Path, text: str) -> Path:
 
 
 def _documented() -> dict[str, str]:
-    return dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", DOCS.read_text(encoding="utf-8"), re.M))
+    return dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", DOCS.read_text(encoding="utf-8"),
+                           re.MULTILINE))
 
 
 def test_every_setting_is_documented_and_every_documented_one_exists() -> None:

@@ -195,7 +195,8 @@ class Protocol(HttpToolsProtocol):
     def eof_received(self) -> bool:  # type: ignore[override]
         """The client sends no more: what it is owed soon it still gets."""
         self._deaf = True
-        return self._later is not None and not self._mine and not self._begun
+        self._last_now()
+        return self._later is not None and not self._mine
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nobody reads on: end the waiting. A commit under way goes on without us."""
@@ -330,9 +331,13 @@ class Protocol(HttpToolsProtocol):
         if self._request is None and not self._queue and not self._begun:
             self._end()
             return
-        for request in (self._request, *self._queue):
-            if isinstance(request, Request):
-                request.keep_alive = False
+        self._last_now()
+
+    def _last_now(self) -> None:
+        """Close the connection after what is in work and in the queue."""
+        waiting = self._queue[-1] if self._queue else self._request
+        if isinstance(waiting, Request):
+            waiting.keep_alive = False
 
     def sweep(self) -> None:
         """Called once a second: close what takes too long."""

@@ -131,14 +131,15 @@ def session() -> Session:
 
 def _notice(url: str) -> Callable[[Sleep], None]:
     """Say once why it takes long: a person waits with more patience, an agent's log has it."""
-    said: set[str] = set()
+    said = False
 
-    def tell(step: Sleep) -> None:
+    def notice(step: Sleep) -> None:
+        nonlocal said
         if not said:
             key = f" (key {step.key})" if step.key else ""
             say(f"No answer yet from {url}: {step.reason}. Trying again{key} …")
-        said.add(step.reason)
-    return tell
+        said = True
+    return notice
 
 
 def ask(call: Call) -> Any:
@@ -162,13 +163,13 @@ def tell(answer: Any, show: Callable[[], None]) -> None:
 
 def tell_page(page: Any, items: Sequence[Any], show: Callable[[Sequence[Any]], None], empty: str
               ) -> None:
-    """Print a page; for a person say on stderr that it is empty, or how to see what follows it."""
+    """Print a page; for a person say on stderr that it is empty, or how to see more messages."""
     def shown() -> None:
         if items:
             show(items)
         else:
             say(empty)
-        if page.get("next_cursor"):
+        if page.get("next_cursor") and "messages" in page:
             say(f"More: the same with --cursor {page['next_cursor']}")
     tell(page, shown)
 

@@ -64,7 +64,14 @@ def find_server(url: str | None = None, token: str | None = None,
                                        f"{url}; put one for it in $COORD_TOKEN."))
     if token is not None and not (token.isascii() and token.isprintable()):
         raise BadCall("The token has characters that no token has; copy it again.")
+    if token is not None and _is_readable_on_the_way(url):
+        warnings = (*warnings, f"The token goes to {url} unencrypted: use https.")
     return Server(url, token, warnings)
+
+
+def _is_readable_on_the_way(url: str) -> bool:
+    host = url.removeprefix("http://")
+    return host != url and not host.startswith(("127.", "localhost", "[::1]"))
 
 
 def _read(path: Path) -> tuple[dict[str, str], tuple[str, ...]]:

@@ -78,13 +78,15 @@ def _without_empty(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]
 
 
 def message(one: Json) -> None:
-    """A message in full: three lines about it, an empty one, its body as it is."""
-    line(Cell(one_line(one["subject"]) or "(no subject)", "bold"), _priority(one))
+    """A message in full: its subject, two lines about it, an empty one, its body as it is."""
+    style = PRIORITY_STYLES.get(one["priority"], "")
+    line(Cell(one_line(one["subject"]) or "(no subject)", "bold"))
     line(Cell(f"{one['from_agent']} to {one['to_agent']}"),
-         Cell(f"· message {one['seq']} · {long_time(one['created_at'])} · {one['state']}", "dim"))
-    line(Cell(f"id {one['id']}", "dim"))
+         Cell(f"· message {one['seq']} · {one['state']}", "dim"),
+         *([] if one["priority"] == "normal" else [Cell("·", "dim"), Cell(one["priority"], style)]))
+    line(Cell(f"{long_time(one['created_at'])} · id {one['id']}", "dim"))
     if one["thread_id"] != one["id"]:
-        line(Cell(f"thread {one['thread_id']}", "dim"))
+        line(Cell(f"in thread {one['thread_id']}", "dim"))
     if one["expires_at"] is not None:
         line(Cell(f"expires {long_time(one['expires_at'])}", "dim"))
     print()  # noqa: T201
@@ -94,8 +96,8 @@ def message(one: Json) -> None:
 
 def arrived(one: Json) -> None:
     """A message as `watch` tells of it: one line."""
-    line(_mark(one), Cell(str(one["seq"])), Cell(short_time(one["created_at"]), "dim"),
-         Cell(one["from_agent"]), _priority(one), _subject(one))
+    line(_mark(one), Cell(f"{one['seq']:>4}"), Cell(short_time(one["created_at"]), "dim"),
+         Cell(f"{one['from_agent']:<12}"), _priority(one), _subject(one), cut=True)
 
 
 def events(answers: Sequence[Json]) -> None:

@@ -104,8 +104,11 @@ def console() -> Console:
     return Console(markup=False, emoji=False, highlight=False, soft_wrap=False)
 
 
-def line(*cells: Cell) -> None:
-    """Print the cells in one line, one space between them, in colour on a terminal."""
+def line(*cells: Cell, cut: bool = False) -> None:
+    """Print the cells in one line, one space between them, in colour on a terminal.
+
+    `cut`: no further than the terminal is wide.
+    """
     told = [cell for cell in cells if cell.text]
     if not on_terminal():
         print(" ".join(cell.text for cell in told))  # noqa: T201
@@ -113,7 +116,10 @@ def line(*cells: Cell) -> None:
     from rich.text import Text
 
     text = Text(" ").join(Text(cell.text, cell.style) for cell in told)
-    console().print(text, soft_wrap=True)
+    if cut:
+        console().print(text, no_wrap=True, overflow="ellipsis")
+    else:
+        console().print(text, soft_wrap=True)
 
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> None:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -216,8 +217,6 @@ def test_a_refusal_is_one_line(run: Run, agent: str) -> None:
 
 
 def test_json_is_the_apis_own(run: Run, server: Server, agent: str) -> None:
-    import urllib.request
-
     good(run("send", "code", agent, "日本", EVIL))
     for argv, path in ((("inbox", agent), f"inbox/{agent}"), (("stats",), "stats"),
                        (("sent", "code"), "sent/code"), (("groups",), "groups"),
@@ -297,3 +296,38 @@ def test_a_terminal_gets_no_control_sequences_of_a_message(run: Run, environ: di
     as_json = on_a_terminal(environ, "read", agent, "1", "--json")
     assert json.loads(as_json)["body"] == EVIL
     assert "\x9b" not in as_json
+
+
+def test_a_token_says_who_sends(tmp_path: Path) -> None:
+    admin = tmp_path / "admin-token"
+    admin.write_text("coord_admin_" + "a" * 43 + "\n")
+    admin.chmod(0o600)
+    with start(tmp_path / "data", auth="token", admin_token_file=admin) as server:
+        request = urllib.request.Request(
+            f"{server.url}/api/v1/admin/tokens", b'{"agent": "code"}',
+            {"Authorization": f"Bearer {admin.read_text().strip()}",
+             "Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=LIMIT_S) as answer:
+            token = json.load(answer)["token"]
+
+        def command(*argv: str, **environment: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                [COORD, *argv], capture_output=True, text=True, timeout=LIMIT_S, check=False,
+                env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)} | environment)
+
+        without = command("send", "code", "code", "s", "b", COORD_URL=server.url)
+        assert without.returncode == 1
+        assert "COORD_TOKEN" in without.stderr
+        good(command("send", "code", "code", "s", "b", COORD_URL=server.url, COORD_TOKEN=token))
+        config = tmp_path / ".config" / "coord" / "config.toml"
+        config.parent.mkdir(parents=True)
+        config.write_text(f'url = "{server.url}"\ntoken = "{token}"\n')
+        config.chmod(0o600)
+        listed = command("inbox", "code")
+        assert "code" in good(listed)
+        assert listed.stderr == ""
+        config.chmod(0o644)
+        assert "chmod 600" in command("inbox", "code").stderr
+        other = command("send", "chat", "code", "s", "b")
+        assert other.returncode == 1
+        assert token not in other.stderr + without.stderr

@@ -86,3 +86,12 @@ def test_what_is_no_address(url: str) -> None:
     with pytest.raises(BadCall) as caught:
         address(url)
     assert "secret-text" not in str(caught.value)
+
+
+def test_a_token_on_the_way_in_the_clear_is_warned_of() -> None:
+    assert find_server("http://10.0.0.1:8000", "t", {}).warnings
+    for url in ("https://10.0.0.1", "http://127.0.0.1:8000", "http://localhost:8000",
+                "http://[::1]:8000"):
+        assert find_server(url, "t", {}).warnings == ()
+    without = find_server("http://10.0.0.1:8000", None, {"XDG_CONFIG_HOME": "/nonexistent"})
+    assert without.warnings == ()

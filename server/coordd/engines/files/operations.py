@@ -128,9 +128,10 @@ class Send:
         return True
 
     def publish(self, base: int) -> None:  # noqa: ARG002 - its run knows
-        run = self._run
+        # The run holds its sends: let go of it, or each send is garbage that only a collection finds.
+        run, self._run = self._run, None
         if self._earlier is not None:
-            self.receipts = self._earlier.receipts
+            self.receipts, self._earlier = self._earlier.receipts, None
         elif run is not None and (self._facts or self._claim is not None):
             index = self._index
             first_row = len(index.places) - len(run.offsets)

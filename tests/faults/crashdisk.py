@@ -18,7 +18,7 @@ import errno
 import os
 import threading
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Literal
 
 from coordd.engines.files.disk import Disk
@@ -154,18 +154,31 @@ class RecordingDisk(Disk):
             super().sync_folder(path)
             self._note(Call("sync_folder", path))
 
-    def adopt(self, files: dict[Path, bytes], folders: set[Path]) -> None:
-        """Begin with what is on the disk already, durably."""
-        for folder in sorted(folders):
-            self.trace.append(Call("make_folder", folder))
-            self.trace.append(Call("sync_folder", folder.parent))
-        for path, data in files.items():
-            self._made += 1
-            self._names[path] = self._made
-            self.trace += [
-                Call("create", path, self._made), Call("write", path, self._made, data),
-                Call("datasync", path, self._made), Call("sync_folder", path.parent),
-            ]
+    def begin_with(self, state: CrashState, root: Path, new_root: Path) -> None:
+        """Begin with a state, durably on the disk, under a new root."""
+        state.build(root, new_root)
+        for folder in sorted(state.folders - {root}):
+            self.trace.append(Call("make_folder", _moved(folder, root, new_root)))
+        for number, (old, data) in enumerate(state.files.items(), 1):
+            path = _moved(old, root, new_root)
+            self._names[path] = number
+            self.trace += [Call("create", path, number), Call("write", path, number, data),
+                           Call("datasync", path, number)]
+        self.trace += [Call("sync_folder", _moved(f, root, new_root)) for f in state.folders]
+        self._made = len(state.files)
+
+    def go_on(self, trace: list[Call], root: Path, new_root: Path) -> None:
+        """Begin with all that another disk's trace has done, synced or not, under a new root."""
+        platter = Platter(root)
+        for call in trace:
+            platter.do(call)
+            target = _moved(call.target, root, new_root) if call.target else None
+            moved = replace(call, path=_moved(call.path, root, new_root), target=target)
+            self.trace.append(moved)
+            self._made = max(self._made, call.file)
+            if call.name in ("create", "rename", "unlink"):
+                _rename(self._names, moved)
+        platter.now().build(root, new_root)
 
 
 @dataclass(slots=True)
@@ -234,10 +247,14 @@ class Platter:
         else:
             self._pending.append(call)
 
+    def now(self) -> CrashState:
+        """What a process sees while there is power."""
+        return self._state(lambda _: True, _apply)
+
     def after_power_loss(self, random: Random, samples: int) -> Iterator[CrashState]:
         """What may be left: nothing of what is in doubt, all of it, and `samples` mixtures."""
         yield self._state(lambda _: False, lambda data, call: None)
-        yield self._state(lambda _: True, _apply)
+        yield self.now()
         if not self._pending and not any(file.steps for file in self._files.values()):
             return
         for _ in range(samples):
@@ -284,6 +301,10 @@ class Platter:
             else:
                 keep_step(data, step.call)
         return bytes(data)
+
+
+def _moved(path: Path, root: Path, new_root: Path) -> Path:
+    return new_root / path.relative_to(root) if path.is_relative_to(root) else path
 
 
 def _rename(names: dict[Path, int], call: Call) -> None:

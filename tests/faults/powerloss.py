@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import shutil
 import tempfile
 from collections import defaultdict
 from contextlib import contextmanager
@@ -320,13 +319,6 @@ async def replay(history: History, disk: RecordingDisk, root: Path, *, seed: int
             if wrong and stop_at_first:
                 return len(seen), wrong
     return len(seen), wrong
-
-
-def keep(state: CrashState, root: Path, new_root: Path) -> None:
-    """Build a state in an emptied folder, to go on from it."""
-    shutil.rmtree(new_root, ignore_errors=True)
-    new_root.mkdir()
-    state.build(root, new_root)
 
 
 async def settle() -> None:

@@ -8,7 +8,7 @@ no is shown by disks that only pretend to sync.
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
+from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -16,10 +16,11 @@ import pytest
 
 from coordd.store import StoreError
 from faults.crashdisk import Call, Platter, RecordingDisk
-from faults.powerloss import SMALL, Client, History, keep, quick_folder, replay, settle
+from faults.powerloss import SMALL, Client, History, quick_folder, replay, settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 SEED = 20_260_123
 
@@ -97,12 +98,8 @@ async def test_a_power_loss_while_it_recovers_from_one() -> None:
             *_, state = platter.after_power_loss(random, samples=3)
             with quick_folder() as second:
                 new_root = second / "root"
-                keep(state, root, new_root)
                 disk = RecordingDisk()
-                disk.adopt(
-                    {new_root / p.relative_to(root): data for p, data in state.files.items()},
-                    {new_root / f.relative_to(root) for f in state.folders if f != root},
-                )
+                disk.begin_with(state, root, new_root)
                 begin = disk.now
                 again = Client(disk, _known(client.history, calls))
                 await again.open(new_root / "data")
@@ -117,21 +114,42 @@ async def test_a_power_loss_while_it_recovers_from_one() -> None:
 
 def _known(history: History, calls: int) -> History:
     """The history up to a crash: what was acknowledged by then is so from the first call on."""
-    known = History()
-    for sent in history.sends:
-        if sent.answered is not None and sent.answered <= calls:
-            sent.answered = 0
-        else:
-            sent.answered = None
-        known.sends.append(sent)
-    for mark in history.marks:
-        mark.answered = 0 if mark.answered is not None and mark.answered <= calls else None
-        known.marks.append(mark)
-    known.entries = [
-        (text, 0 if answered is not None and answered <= calls else None)
-        for text, answered in history.entries
-    ]
-    return known
+
+    def answer(answered: int | None) -> int | None:
+        return 0 if answered is not None and answered <= calls else None
+
+    return History(
+        [replace(sent, answered=answer(sent.answered)) for sent in history.sends],
+        [replace(mark, answered=answer(mark.answered)) for mark in history.marks],
+        [(to, seq, 0) for to, seq, when in history.heard if when <= calls],
+        [(text, answer(answered)) for text, answered in history.entries],
+    )
+
+
+async def test_a_kill_and_then_a_power_loss() -> None:
+    """A killed server leaves what it wrote to the kernel, which still owes it to the disk."""
+    with quick_folder() as root:
+        client = await recorded(root)
+        risky = [
+            calls
+            for calls, call in enumerate(client.disk.trace, 1)
+            if call.name in ("make_folder", "create", "rename", "truncate", "write")
+        ]
+        moments = risky[:8] + Random(SEED).sample(risky[8:], 20)
+        for calls in moments:
+            with quick_folder() as second:
+                new_root = second / "root"
+                disk = RecordingDisk()
+                disk.go_on(client.disk.trace[:calls], root, new_root)
+                again = Client(disk, _known(client.history, calls))
+                await again.open(new_root / "data")
+                await again.send(["bob"])
+                await again.send(["carol", "bob"])
+                await again.store.close()
+                _, wrong = await replay(
+                    again.history, disk, new_root, seed=SEED, samples=3, begin=calls
+                )
+                assert wrong == [], f"killed after call {calls}"
 
 
 async def test_a_sync_that_failed_is_never_trusted() -> None:
@@ -164,7 +182,7 @@ async def test_a_sync_that_failed_is_never_trusted() -> None:
 
 
 def _is_sync(call: Call) -> bool:
-    return call.name == "datasync"
+    return call.name == "datasync" and call.path.suffix == ".log"
 
 
 def _is_log_folder_sync(call: Call) -> bool:

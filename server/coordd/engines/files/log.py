@@ -74,7 +74,10 @@ class Log:
                 self.disk.unlink(path)
             elif path.name.endswith(SUFFIX):
                 self._open_segment(path)
-        if not self.segments:
+        if self.segments:
+            # A server that was killed may not have come to it.
+            self.disk.sync_folder(self.folder)
+        else:
             self._create(1)
 
     def _open_segment(self, path: Path) -> None:
@@ -138,7 +141,7 @@ class Log:
         if segment.size + len(data) > self.segment_bytes and segment.size > segment.header_bytes:
             segment = self._create(position)
         try:
-            self.disk.write(segment.fd, data, segment.size)
+            self.disk.write_synced(segment.fd, data, segment.size)
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 raise
@@ -146,7 +149,6 @@ class Log:
             self.disk.truncate(segment.fd, segment.size)
             self.disk.datasync(segment.fd)
             raise StoreFullError(f"no room on the disk of {self.folder}") from error
-        self.disk.datasync(segment.fd)
         segment.crc = crc32c_extend(segment.crc, data)
         segment.size += len(data)
         return segment

@@ -28,6 +28,7 @@ def replay(index: Index, log: Log, first: int, start: int, durable: int) -> None
     `durable`: a position up to which all is known to have been durable. Raises
     StoreDamagedError.
     """
+    doubt = start
     for number in range(first, len(log.segments)):
         segment = log.segments[number]
         data = log.load(segment)
@@ -39,7 +40,7 @@ def replay(index: Index, log: Log, first: int, start: int, durable: int) -> None
                     f"before segment {segment.path}; {_MEND}")
             segment.first_row = len(index.places)
             segment.first_entry = len(index.entry_places)
-        end = _apply_segment(index, log, segment, data, begin)
+        end, doubt = _apply_segment(index, log, segment, data, begin)
         if end < len(data):
             last = number == len(log.segments) - 1
             if not last or index.position < durable or frame.durable_after(
@@ -54,13 +55,22 @@ def replay(index: Index, log: Log, first: int, start: int, durable: int) -> None
                                 f"of {log.active.path}; {_MEND}")
     for box in index.boxes:
         box.assigned = box.last_seq
-    # What was not acknowledged but is whole will be shown from now on: make it durable first.
+    # What was not acknowledged but is whole will be shown from now on: make it durable first. It
+    # is written again, since a sync that failed has left pages that the kernel calls clean.
+    if doubt < len(data):
+        log.disk.write(log.active.fd, data[doubt:], doubt)
     log.disk.datasync(log.active.fd)
 
 
-def _apply_segment(index: Index, log: Log, segment: Segment, data: bytes, start: int) -> int:
-    """Apply frames up to the first that is not sound; where that is."""
+def _apply_segment(index: Index, log: Log, segment: Segment, data: bytes, start: int
+                   ) -> tuple[int, int]:
+    """Apply frames up to the first that is not sound; where that is, and where the frames begin
+    of which none says that they were durable.
+    """
+    doubt, synced = start, 0
     for each in frame.walk(data, start):
+        if each.synced > synced:
+            doubt, synced = each.start, each.synced
         if each.position != index.position + 1:
             raise StoreDamagedError(
                 f"segment {segment.path} is damaged at offset {each.start}: event "
@@ -75,7 +85,7 @@ def _apply_segment(index: Index, log: Log, segment: Segment, data: bytes, start:
             raise StoreDamagedError(f"segment {segment.path} is damaged at offset {each.start}: "
                                     f"{error}; {_MEND}") from error
         start = each.end
-    return start
+    return start, doubt
 
 
 def items(each: Frame) -> Iterator[tuple[int, bytes]]:

@@ -50,6 +50,10 @@ def main(quick: bool, only: tuple[str, ...], data: Path, no_bars: bool,
     if kind in MEMORY_FILE_SYSTEMS:
         raise click.ClickException(f"--data {data} is on {kind}, where a sync costs nothing; "
                                    "name a folder on a disk: python -m bench --data FOLDER")
+    busy = _busy()
+    if busy > 0.1:
+        notes.print(f"The machine is busy with other work ({busy:.0%} of its cores): the figures "
+                    "will be lower and further apart.", style="yellow")
     scale = QUICK if quick else FULL
     began = time.monotonic()
     stand = Stand(Path(tempfile.mkdtemp(prefix="bench-", dir=data)), scale, notes.print)
@@ -63,7 +67,7 @@ def main(quick: bool, only: tuple[str, ...], data: Path, no_bars: bool,
     finally:
         stand.close()
     results = Results(
-        at=datetime.now(UTC).isoformat(timespec="seconds"), machine=_machine(kind), quick=quick,
+        at=datetime.now(UTC).isoformat(timespec="seconds"), machine=_machine(kind, busy), quick=quick,
         seconds=round(time.monotonic() - began, 1), rows=stand.rows, latencies=stand.latencies)
     report.show(results, console)
     _write(results, notes, publish=publish)
@@ -72,12 +76,26 @@ def main(quick: bool, only: tuple[str, ...], data: Path, no_bars: bool,
         sys.exit(0 if no_bars else 1)
 
 
-def _machine(file_system_name: str) -> dict[str, str]:
+def _busy() -> float:
+    """The share of all cores that was in use during one second, before the bench does anything."""
+    def ticks() -> tuple[int, int]:
+        """Idle ones (waiting for the disk is idle), all."""
+        first = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0]
+        values = [int(value) for value in first.split()[1:9]]
+        return values[3] + values[4], sum(values)
+
+    idle, total = ticks()
+    time.sleep(1)
+    idle_after, total_after = ticks()
+    return 1 - (idle_after - idle) / max(total_after - total, 1)
+
+
+def _machine(file_system_name: str, busy: float) -> dict[str, str]:
     return {"cores": str(os.cpu_count()), "memory":
             f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB",
             "disk": file_system_name, "Linux": platform.release(),
             "Python": platform.python_version(), "uvicorn": version("uvicorn"),
-            "uvloop": version("uvloop")}
+            "uvloop": version("uvloop"), "busy before": f"{busy:.0%}"}
 
 
 def _write(results: Results, notes: Console, *, publish: bool) -> None:

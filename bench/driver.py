@@ -56,9 +56,9 @@ class Outcome(msgspec.Struct, frozen=True):
     """What came back. Times in seconds.
 
     `answers` in the measured `elapsed_s`; `statuses` counts every answer, warm-up too.
-    `latency_s` by percentile (see figures.curve). `late_s`: the same for how late the driver
-    itself was where a connection was free (open loop). `cpu`: the driver's share of one core; near
-    1 the driver, not the server, was the limit.
+    `latency_s` by percentile (see figures.curve). `late_s`: the same for how long a due request and
+    a free connection waited for the driver itself (open loop). `cpu`: the driver's share of one
+    core; near 1 the driver, not the server, was the limit.
     """
 
     answers: int
@@ -82,7 +82,7 @@ class DriverError(Exception):
 class _Connection:
     """A keep-alive connection, at most one request in flight."""
 
-    __slots__ = ("due", "head", "missing", "requests", "sock", "unsent")
+    __slots__ = ("due", "free", "head", "missing", "requests", "sock", "unsent")
 
     def __init__(self, port: int, requests: Iterator[bytes]) -> None:
         self.sock = socket.create_connection(("127.0.0.1", port), timeout=10)
@@ -90,6 +90,7 @@ class _Connection:
         self.sock.setblocking(False)
         self.requests = requests
         self.due = 0  # ns, of the request in flight
+        self.free = 0  # ns, since when there is no request in flight
         self.head = b""  # the beginning of an answer whose headers aren't complete
         self.missing = 0  # bytes of the answer's body that are still to come
         self.unsent = b""  # the rest of a request that the socket had no room for
@@ -183,23 +184,22 @@ class Driver:
         start = clock() + 1_000_000
         warm = start + int(warm_count * interval)
         due = start
-        waited = False  # the next request found no free connection when it was due
         while sent < total or self._in_flight:
             now = clock()
             while idle and sent < total and due <= now:
-                if due >= warm and not waited:
-                    late[delays] = now - due
+                connection = idle.popleft()
+                if due >= warm:
+                    late[delays] = now - max(due, connection.free)
                     delays += 1
-                self._send(idle.popleft(), due)
+                self._send(connection, due)
                 sent += 1
                 due = start + int(sent * interval)
-                waited = False
                 now = clock()
-            waited = waited or (not idle and due <= now)
             until = due if idle and sent < total else now + int(DRAIN_S * 1e9)
             for connection in self._answered(until, give_up=not (idle and sent < total)):
+                connection.free = clock()
                 if connection.due >= warm:
-                    latencies[measured] = clock() - connection.due
+                    latencies[measured] = connection.free - connection.due
                     measured += 1
                 idle.append(connection)
         return latencies[:measured], late[:delays], (total - warm_count) / job.rate

@@ -256,8 +256,8 @@ class Committer:
             self._loop.call_soon_threadsafe(self._die, batch, error)
         else:
             base = segment.base + segment.size - len(data)
-            self._events_log.write(lines)
             self._loop.call_soon_threadsafe(self._land, batch, base)
+            self._events_log.write(lines)
 
     def _land(self, batch: Batch, base: int) -> None:
         self._flying = None

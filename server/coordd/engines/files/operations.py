@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from itertools import accumulate, repeat
 from typing import Any, Final
 
 from coordd.engines.files import records
@@ -31,6 +32,7 @@ SEALED: Final = ("the store is sealed: its messages are being moved to another s
 _GONE_JSON: Final = MessageJson(b"{}")
 _MESSAGE_BYTES: Final = 400
 """What a message weighs in the queue besides its body."""
+_COLUMNS_FROM: Final = 8
 
 
 class Send:
@@ -62,19 +64,32 @@ class Send:
             return
         if batch.sealed:
             raise StoreSealedError(SEALED)
+        run = self._run = batch.run()
+        self._first = len(run.offsets)
+        self._facts: list[tuple[int, str, str, str | None]] = []
+        plain = self.messages >= _COLUMNS_FROM and claim is None and not [
+            1 for d in self._drafts
+            if d.thread_id is not None or d.expires_at is not None or len(d.recipients) != 1]
+        if plain:
+            self._encode_columns(batch, run)
+        else:
+            self._encode_each(batch, run)
+        run.sends.append(self)
+        if claim is not None:
+            batch.claims[claim_text(claim)] = self
+
+    def _encode_each(self, batch: Batch, run: Run) -> None:
         box_of, make_box = self._index.box_by_name.get, self._index.box
         at, log_at, prefix, salt = batch.at, batch.log_at, batch.id_prefix, batch.id_salt
-        run = self._run = batch.run()
         offsets, seqs, ranks, boxes, senders = (run.offsets, run.seqs, run.ranks, run.boxes,
                                                 run.senders)
         sizes, lines, receipts = run.sizes, batch.lines, self.receipts
-        self._first = first = len(offsets)
-        self._facts: list[tuple[int, str, str, str | None]] = []
+        claim = self._claim
         payloads: list[bytes] = []
         position, offset = batch.position, 0
         for draft in self._drafts:
             sender, thread_id, expires_at = draft.from_agent, draft.thread_id, draft.expires_at
-            message_id = prefix + (salt | position).to_bytes(6, "big").hex()
+            message_id = prefix + (salt + position).to_bytes(6, "big").hex()
             if thread_id is not None or expires_at is not None:
                 self._facts.append((position - batch.position, message_id,
                                     thread_id or message_id, expires_at))
@@ -103,15 +118,40 @@ class Send:
             position += len(to)
             offset += size + 2
             receipts.append(Receipt(message_id, thread_id, at, to))
-        if len(payloads) == 1:
-            begin = batch.add(payloads[0], position - batch.position)
-            offsets[first:] = [begin] * (len(offsets) - first)
-        else:
-            begin = batch.add(b"[" + b",\n".join(payloads) + b"]", position - batch.position) + 1
-            offsets[first:] = [begin + start for start in offsets[first:]]
-        run.sends.append(self)
-        if self._claim is not None:
-            batch.claims[claim_text(self._claim)] = self
+        begin = _add(batch, payloads, position - batch.position)
+        first = self._first
+        offsets[first:] = [begin + start for start in offsets[first:]]
+
+    def _encode_columns(self, batch: Batch, run: Run) -> None:
+        """As `_encode_each`, a column at a time: a batch of plain messages in two thirds of the
+        time.
+        """
+        drafts, at, log_at, prefix = self._drafts, batch.at, batch.log_at, batch.id_prefix
+        box_of, make_box = self._index.box_by_name.get, self._index.box
+        number = batch.id_salt + batch.position
+        ids = [prefix + n.to_bytes(6, "big").hex() for n in range(number, number + len(drafts))]
+        names = [d.recipients[0] for d in drafts]
+        boxes = [box_of(name) or make_box(name) for name in names]
+        seqs = []
+        for box in boxes:
+            box.assigned = seq = box.assigned + 1
+            seqs.append(seq)
+        tos = [[pair] for pair in zip(names, seqs, strict=True)]
+        payloads = [
+            encode(SentRecord(to=to, m=Core(i, d.from_agent, d.subject, d.body, d.priority, i,
+                                            d.in_reply_to, at, None)))
+            for d, i, to in zip(drafts, ids, tos, strict=True)]
+        sizes = [len(payload) for payload in payloads]
+        begin = _add(batch, payloads, len(drafts))
+        run.offsets += [start + begin for start in accumulate([0, *[n + 2 for n in sizes[:-1]]])]
+        run.sizes += sizes
+        run.senders += [box_of(d.from_agent) or make_box(d.from_agent) for d in drafts]
+        run.boxes += boxes
+        run.seqs += seqs
+        run.ranks += [PRIORITY_RANK[d.priority] for d in drafts]
+        batch.lines += [f"{log_at}|SENT|{i}|{d.from_agent}|{d.recipients[0]}|{d.subject}\n"
+                        for d, i in zip(drafts, ids, strict=True)]
+        self.receipts = list(map(Receipt, ids, ids, repeat(at), tos))
 
     def _known(self, batch: Batch, claim: Claim) -> bool:
         """Whether the claim was used. Raises KeyConflictError where for another request."""
@@ -128,7 +168,7 @@ class Send:
         return True
 
     def publish(self, base: int) -> None:  # noqa: ARG002 - its run knows
-        # The run holds its sends: let go of it, or each send is garbage that only a collection finds.
+        # The run holds its sends: let go of it, or only a garbage collection frees them.
         run, self._run = self._run, None
         if self._earlier is not None:
             self.receipts, self._earlier = self._earlier.receipts, None
@@ -141,6 +181,15 @@ class Send:
             if self._claim is not None:
                 index.claims.set(claim_text(self._claim), first_row + self._first)
         answer(self.future, self.receipts)
+
+
+def _add(batch: Batch, payloads: list[bytes], events: int) -> int:
+    """Add records as one frame; where the first begins. Each other begins two bytes behind the
+    one before.
+    """
+    if len(payloads) == 1:
+        return batch.add(payloads[0], events)
+    return batch.add(b"[" + b",\n".join(payloads) + b"]", events) + 1
 
 
 class SetMark:

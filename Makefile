@@ -1,0 +1,73 @@
+# Thin: each target is a line or two. `make up` needs python3 (3.11 or newer) and make.
+PYTHON ?= python3
+PORT ?=
+BIN := .venv/bin
+
+.PHONY: up down test check lint unit bench lock clean
+
+up: .venv/.run
+	@$(BIN)/coordctl up $(if $(PORT),--port $(PORT))
+	@case ":$$PATH:" in *":$(CURDIR)/$(BIN):"*) ;; *) \
+	  echo; echo "The commands are in $(BIN): '. $(BIN)/activate' finds them without it.";; esac
+
+down: .venv/.run
+	@$(BIN)/coordctl down
+
+test: .venv/.dev
+	@command -v ab >/dev/null || { $(call install,apache2-utils); }
+	$(BIN)/pytest
+
+check: .venv/.dev
+	@$(MAKE) --no-print-directory -j2 lint unit
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+unit: .venv/.dev
+	$(BIN)/pytest -q tests/unit tests/conformance
+
+bench: .venv/.dev
+	$(BIN)/python -m bench
+
+# The environment. A stamp is younger than the lock that was installed.
+
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+install = if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
+	then apt-get update -q && DEBIAN_FRONTEND=noninteractive \
+	apt-get install -qy --no-install-recommends $(1); \
+	else echo "$(1) is missing. Next: sudo apt-get install $(1)" >&2; exit 1; fi
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is older than 3.11. Next: make up PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { $(call install,python3-venv); }
+	$(PYTHON) -m venv .venv
+
+.venv/.run: lock/run.txt pyproject.toml | .venv/bin/python
+	@echo "Installing into .venv …"
+	@$(PIP) install -q --require-hashes --no-deps -r lock/run.txt
+	@$(PIP) install -q --no-index --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/.dev: lock/dev.txt .venv/.run
+	@echo "Installing what tests need into .venv …"
+	@$(PIP) install -q --require-hashes --no-deps -r lock/dev.txt
+	@touch $@
+
+# The locks: newest versions that pyproject.toml allows, for every Python from 3.11 on.
+
+UV := .cache/lock/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-annotate --no-header --upgrade
+
+.cache/lock/bin/uv: | .venv/bin/python
+	$(PYTHON) -m venv .cache/lock
+	.cache/lock/bin/pip install -q --disable-pip-version-check uv
+
+lock: .cache/lock/bin/uv
+	@mkdir -p lock
+	$(UV) --extra dev -o lock/dev.txt pyproject.toml
+	echo hatchling | $(UV) --extra server --extra control -c lock/dev.txt -o lock/run.txt pyproject.toml -
+
+clean:
+	rm -rf .venv .cache

@@ -67,7 +67,7 @@ UV := .cache/lock/bin/uv pip compile -q --universal --python-version 3.11 --gene
 lock: .cache/lock/bin/uv
 	@mkdir -p lock
 	$(UV) --extra dev -o lock/dev.txt pyproject.toml
-	echo hatchling | $(UV) --extra server --extra control -c lock/dev.txt -o lock/run.txt pyproject.toml -
+	printf 'hatchling\neditables\n' | $(UV) --extra server --extra control -c lock/dev.txt -o lock/run.txt pyproject.toml -
 
 clean:
 	rm -rf .venv .cache

@@ -67,7 +67,8 @@ def main(quick: bool, only: tuple[str, ...], data: Path, no_bars: bool,
     finally:
         stand.close()
     results = Results(
-        at=datetime.now(UTC).isoformat(timespec="seconds"), machine=_machine(kind, busy), quick=quick,
+        at=datetime.now(UTC).isoformat(timespec="seconds"), quick=quick,
+        machine=_machine(kind, busy),
         seconds=round(time.monotonic() - began, 1), rows=stand.rows, latencies=stand.latencies)
     report.show(results, console)
     _write(results, notes, publish=publish)

@@ -15,6 +15,7 @@ from typing import Any, Self
 import msgspec
 
 from bench.driver import Job, Outcome
+from bench.workloads import WORKLOADS
 
 START_LIMIT_S = 120.0
 STOP_LIMIT_S = 120.0
@@ -122,6 +123,7 @@ class Daemon:
     def load(self, workload: str, connections: int, **job: Any) -> Outcome:
         """Run the driver in a process of its own. Raises BenchError where an answer isn't 200."""
         described = Job(port=self.port, workload=workload, connections=connections, **job)
+        before = self._cpu_s()
         done = subprocess.run([sys.executable, "-m", "bench.driver"], capture_output=True,
                               input=msgspec.json.encode(described), check=False,
                               cwd=Path(__file__).parent.parent)
@@ -131,7 +133,17 @@ class Daemon:
         if outcome.failures:
             raise BenchError(f"{workload} against {self.kind}: answers other than 200: "
                              f"{outcome.statuses}; its log: {self._tail()}")
-        return outcome
+        messages = sum(outcome.statuses.values()) * WORKLOADS[workload][1]
+        return msgspec.structs.replace(
+            outcome, server_cpu_us=(self._cpu_s() - before) / messages * 1e6)
+
+    def _cpu_s(self) -> float:
+        """Processor time of all its threads so far, in the kernel and outside."""
+        if self._process is None:
+            raise BenchError(f"{self.kind} doesn't run")
+        stat = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="ascii")
+        user, system = stat.rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
     def _tail(self) -> str:
         return self._log.read_text(encoding="utf-8", errors="replace")[-2000:].strip() or "no log"

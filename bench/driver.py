@@ -58,7 +58,8 @@ class Outcome(msgspec.Struct, frozen=True):
     `answers` in the measured `elapsed_s`; `statuses` counts every answer, warm-up too.
     `latency_s` by percentile (see figures.curve). `late_s`: the same for how long a due request and
     a free connection waited for the driver itself (open loop). `cpu`: the driver's share of one
-    core; near 1 the driver, not the server, was the limit.
+    core; near 1 the driver, not the server, was the limit. `server_cpu_us`: what a message
+    cost the server in all its threads, µs; filled in by whoever knows its process.
     """
 
     answers: int
@@ -68,6 +69,7 @@ class Outcome(msgspec.Struct, frozen=True):
     latency_s: dict[str, float]
     late_s: dict[str, float]
     cpu: float
+    server_cpu_us: float = 0.0
 
     @property
     def failures(self) -> int:

@@ -15,7 +15,7 @@ from bench.disk import appends_per_s, read_all_s
 from bench.driver import Job
 from bench.figures import spread
 from bench.results import Limit, Row
-from bench.stand import Stand, throughput
+from bench.stand import Stand, server_cpu, throughput
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +42,9 @@ def send(stand: Stand) -> None:
         Limit("fdatasync, each 64", spread(groups))], bar="≥ 20,000\n≥ 0.5x")
     row.passed = ours.median >= 20_000 and ours.median >= 0.5 * limit.value.median
     stand.rows.append(row)
+    stand.rows.append(server_cpu(
+        "server CPU for each of those", outcomes["fresh"],
+        {"no-op server": outcomes["noop"], "raw uvicorn": outcomes["raw"]}))
 
     rate = round(0.7 * ours.median, -2)
     opened = stand.interleaved(["noop", "fresh"],
@@ -60,6 +63,8 @@ def batch(stand: Stand) -> None:
         name="POST /messages/batch of 100, 16 connections", unit="msg/s", ours=ours,
         limits=[throughput("no-op server", outcomes["noop"])], bar="≥ 250,000",
         passed=ours.median >= 250_000))
+    stand.rows.append(server_cpu("server CPU for each of those", outcomes["fresh"],
+                                 {"no-op server": outcomes["noop"]}))
 
 
 def senders(stand: Stand) -> None:
@@ -88,6 +93,8 @@ def inbox(stand: Stand) -> None:
         stand.latency("GET /inbox, newest 100", kind, INBOX_RATE, outcomes[name],
                       bar="p99 ≤ 2 ms", passed=lambda p99: p99 <= 0.002)
     stand.latency("GET /inbox, newest 100", "no-op", INBOX_RATE, outcomes["noop"])
+    stand.rows.append(server_cpu("server CPU for a page, large store", outcomes["large"], {
+        "no-op server": outcomes["noop"], f"at {10_000:,} stored": outcomes["small"]}))
     small, large = ([outcome.latency_s["99"] * 1000 for outcome in outcomes[name]]
                     for name in ("small", "large"))
     row = Row(name="GET /inbox p99, large store to small", unit="ms", ours=spread(large),

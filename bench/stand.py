@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from bench.daemon import BenchError, Daemon
-from bench.figures import median_curve, spread
+from bench.figures import Spread, median_curve, spread
 from bench.results import Latency, Limit, Row
 
 if TYPE_CHECKING:
@@ -99,6 +99,17 @@ class Stand:
                         passed=passed(p99.median) if passed else None)
         self.latencies.append(found)
         return found
+
+
+def server_cpu(name: str, ours: list[Outcome], limits: dict[str, list[Outcome]]) -> Row:
+    """A row, for information, of what a message costs the server's processors. It hardly
+    changes with what else the machine does, so it is what to compare between two versions.
+    """
+    def cost(outcomes: list[Outcome]) -> Spread:
+        return spread([outcome.server_cpu_us for outcome in outcomes])
+
+    return Row(name=name, unit="µs", ours=cost(ours),
+               limits=[Limit(name, cost(outcomes)) for name, outcomes in limits.items()])
 
 
 def throughput(name: str, outcomes: list[Outcome]) -> Limit:

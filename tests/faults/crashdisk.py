@@ -31,14 +31,17 @@ if TYPE_CHECKING:
 SECTOR_BYTES: Final = 512
 
 CallName = Literal[
-    "make_folder", "create", "write", "datasync", "datasync_failed", "truncate", "rename",
-    "unlink", "sync_folder",
+    "make_folder", "create", "write", "write_synced", "datasync", "datasync_failed", "truncate",
+    "rename", "unlink", "sync_folder",
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call. `file` is the file's number: a name may change, a file stays the same."""
+    """One call. `file` is the file's number: a name may change, a file stays the same.
+
+    `write_synced` follows its `write`, and speaks of that one only.
+    """
 
     name: CallName
     path: Path
@@ -58,7 +61,7 @@ class RecordingDisk(Disk):
     def __init__(self, pretend: Callable[[Call], bool] = lambda _: False) -> None:
         self.trace: list[Call] = []
         self._pretend = pretend
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._names: dict[Path, int] = {}
         self._files: dict[int, tuple[int, Path]] = {}
         self._made = 0
@@ -106,27 +109,38 @@ class RecordingDisk(Disk):
     def write(self, fd: int, data: bytes, offset: int) -> None:
         with self._lock:
             file, path = self._files[fd]
-            if self._room is not None and self._room < len(data):
-                data, self._room = data[: self._room], 0
-                super().write(fd, data, offset)
-                self._note(Call("write", path, file, bytes(data), offset))
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            if self._room is not None:
-                self._room -= len(data)
+            room, whole = self._room, len(data)
+            if room is not None:
+                data, self._room = data[:room], max(room - whole, 0)
             super().write(fd, data, offset)
             self._note(Call("write", path, file, bytes(data), offset))
+            if len(data) < whole:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def datasync(self, fd: int) -> None:
         with self._lock:
-            file, path = self._files[fd]
-            if self._syncs_left is not None:
-                self._syncs_left -= 1
-                if self._syncs_left < 0:
-                    self._syncs_left = None
-                    self._note(Call("datasync_failed", path, file))
-                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+            self._fail_sync(fd)
             super().datasync(fd)
+            file, path = self._files[fd]
             self._note(Call("datasync", path, file))
+
+    def write_synced(self, fd: int, data: bytes, offset: int) -> None:
+        with self._lock:
+            self.write(fd, data, offset)
+            self._fail_sync(fd)
+            super().write_synced(fd, data, offset)
+            file, path = self._files[fd]
+            self._note(Call("write_synced", path, file))
+
+    def _fail_sync(self, fd: int) -> None:
+        if self._syncs_left is None:
+            return
+        self._syncs_left -= 1
+        if self._syncs_left < 0:
+            self._syncs_left = None
+            file, path = self._files[fd]
+            self._note(Call("datasync_failed", path, file))
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     def truncate(self, fd: int, size: int) -> None:
         with self._lock:
@@ -196,8 +210,9 @@ class _File:
     durable: bytes = b""
     steps: list[_Step] = field(default_factory=list)
 
-    def sync(self) -> None:
-        for step in self.steps:
+    def sync(self, steps: list[_Step]) -> None:
+        """These have reached the disk, but for those that the kernel does not write any more."""
+        for step in steps:
             step.certain = step.certain or not step.clean
         data = bytearray(self.durable)
         while self.steps and self.steps[0].certain:
@@ -235,7 +250,9 @@ class Platter:
         if call.name in ("write", "truncate"):
             file.steps.append(_Step(call))
         elif call.name == "datasync":
-            file.sync()
+            file.sync(file.steps)
+        elif call.name == "write_synced":
+            file.sync(file.steps[-1:])
         elif call.name == "datasync_failed":
             for step in file.steps:
                 step.clean = not step.certain

@@ -58,6 +58,16 @@ def _digest(secret: bytes) -> str:
     return hashlib.sha256(secret).hexdigest()
 
 
+def _check_origin(origin: bytes, host: bytes | None) -> None:
+    """Raises Problem (403) for a web page of elsewhere.
+
+    Browsers let any page post to this machine, and say whose page it is. Without tokens, nothing
+    else keeps a stranger's page from sending messages to the agents here.
+    """
+    if host is None or origin.partition(b"://")[2].lower() != host.lower():
+        raise Problem("forbidden", "a web page of another site may not use a server without tokens")
+
+
 class Auth:
     """Answers who a request is from. `open` must have been awaited before the first one."""
 
@@ -93,8 +103,11 @@ class Auth:
                 log.warning("the tokens could not be read again: %s", error)
 
     def identity(self, request: Request) -> Identity:
-        """Who asks for an ordinary call. Raises Problem (401, 429)."""
+        """Who asks for an ordinary call. Raises Problem (401, 403, 429)."""
         if self._open:
+            origin = request.header(b"origin")
+            if origin is not None:
+                _check_origin(origin, request.header(b"host"))
             return ANYONE
         return self._known(request)
 

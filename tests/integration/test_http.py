@@ -304,3 +304,17 @@ def test_a_client_that_does_not_read_makes_no_memory_grow(tmp_path: Path) -> Non
 def _resident_mib(pid: int) -> float:
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * 4096 / (1 << 20)
+
+
+@pytest.mark.parametrize(("origin", "host", "status"), [
+    ("http://evil.example", "127.0.0.1:8000", 403), ("null", "127.0.0.1:8000", 403),
+    ("http://127.0.0.1:9000", "127.0.0.1:8000", 403),
+    ("http://127.0.0.1:8000", "127.0.0.1:8000", 200),
+])
+def test_a_page_of_another_site_may_not_send(server: Server, agent: str, origin: str, host: str,
+                                             status: int) -> None:
+    with Connection(server.port) as c:
+        body = body_of(agent, agent)
+        c.send(f"POST {SEND} HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}\r\n"
+               f"Content-Type: text/plain\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+        assert c.answer().status == status

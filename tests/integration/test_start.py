@@ -73,7 +73,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     folder = str(tmp_path / "file" / "data")
     server = spawn(tmp_path / "data", env={"COORDD_DATA": folder})
     assert server.process.wait(LIMIT_S) == 1
-    _one_line(server.log(), folder, "Not a directory")
+    _one_line(server.log(), folder)
 
 
 def test_a_data_path_that_is_a_file_is_one_line(tmp_path: Path) -> None:
@@ -161,3 +161,15 @@ def _wait_for(file: Path, word: str) -> None:
             return
         time.sleep(0.05)
     raise AssertionError(f"no {word} in {file}")
+
+
+def test_more_than_may_wait_is_503_and_nothing_is_stored(tmp_path: Path) -> None:
+    with start(tmp_path / "data", pending_max=10) as server:
+        item = {"from_agent": "code", "to_agent": "chat", "subject": "Hi", "body": "there"}
+        url = f"{server.url}/api/v1/messages/batch"
+        answer = httpx.post(url, json=[item] * 11)
+        assert answer.status_code == 503
+        assert answer.json()["type"] == "/problems/overloaded"
+        assert answer.headers["retry-after"] == "1"
+        assert httpx.post(url, json=[item] * 10).status_code == 200
+        assert httpx.get(f"{server.url}/api/v1/inbox/chat").json()["last_seq"] == 10

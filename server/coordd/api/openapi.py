@@ -49,9 +49,7 @@ def problems_of(route: Route) -> list[Kind]:
     """Every problem that the call may answer."""
     kinds: set[Kind] = {"bad-request", "method-not-allowed", *route.problems}
     if route.access != "public":
-        kinds |= {"no-token", "rate-limited"}
-    if route.access == "admin":
-        kinds.add("forbidden")
+        kinds |= {"no-token", "forbidden", "rate-limited"}
     if route.path_params or route.query or route.headers or route.body is not None:
         kinds.add("invalid")
     if route.body is not None:

@@ -1,0 +1,5 @@
+"""`python -m coordctl`."""
+
+from coordctl.cli import main
+
+main()

@@ -128,7 +128,8 @@ class Committer:
 
     def __init__(self, index: Index, log: Log, events_log: EventsLog, listeners: list[Listener],
                  clock_us: Callable[[], int], pending_max: int, pending_bytes_max: int,
-                 on_fatal: Callable[[BaseException], None] | None) -> None:
+                 on_fatal: Callable[[BaseException], None] | None,
+                 on_published: Callable[[], None]) -> None:
         self._index = index
         self._log = log
         self._events_log = events_log
@@ -137,6 +138,7 @@ class Committer:
         self._pending_max = pending_max
         self._pending_bytes_max = pending_bytes_max
         self._on_fatal = on_fatal
+        self._on_published = on_published
         self._waiting: deque[Operation] = deque()
         self._open: Batch | None = None
         """Filled while another batch is on its way."""
@@ -167,7 +169,7 @@ class Committer:
             if not self._scheduled:
                 self._scheduled = True
                 self._idle.clear()
-                self._loop.call_soon(self._flush)
+                self._loop.call_soon(self._guarded, self._flush)
         elif self._waiting or not operation.early:
             self._waiting.append(operation)
         else:
@@ -251,22 +253,22 @@ class Committer:
         try:
             segment = self._log.append(data, batch.synced)
         except StoreFullError as error:
-            self._loop.call_soon_threadsafe(self._refuse, batch, error)
+            self._loop.call_soon_threadsafe(self._guarded, self._refuse, batch, error)
         except OSError as error:
-            self._loop.call_soon_threadsafe(self._die, batch, error)
+            self._loop.call_soon_threadsafe(self._die, error)
         else:
             base = segment.base + segment.size - len(data)
-            self._loop.call_soon_threadsafe(self._land, batch, base)
+            self._loop.call_soon_threadsafe(self._guarded, self._land, batch, base)
             self._events_log.write(lines)
 
     def _land(self, batch: Batch, base: int) -> None:
-        self._flying = None
         if self._open is not None and self._open.frames:
             # The next batch goes first: the disk works on it while this one is shown.
             self._flush()
             self._publish(batch, base)
         else:
             self._publish(batch, base)
+            self._flying = None
             self._flush()
 
     def _publish(self, batch: Batch, base: int) -> None:
@@ -282,6 +284,7 @@ class Committer:
                 step.publish(base)
         for operation in batch.operations():
             self._settle(operation)
+        self._on_published()
 
     def _refuse(self, batch: Batch, error: StoreFullError) -> None:
         self._flying = None
@@ -296,13 +299,25 @@ class Committer:
             box.assigned = box.last_seq
         self._flush()
 
-    def _die(self, batch: Batch, error: OSError) -> None:
+    def _guarded(self, step: Callable[..., None], *args: object) -> None:
+        """Take a step of the commit. A defect in it leaves index and log apart: that is as final
+        as a disk that fails.
+        """
+        try:
+            step(*args)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the store must end
+            _log.exception("a commit failed")
+            self._die(error, *[arg for arg in args if isinstance(arg, Batch)])
+
+    def _die(self, error: Exception, *landing: Batch) -> None:
         """What is on the disk is unknown from here on: no caller may be told that it is there."""
         self._failure = StoreError(f"the log can't be written any more: {error}; coordd must be "
                                    "started again, it reads then what the disk kept")
         _log.critical("%s", self._failure)
-        behind = self._open.operations() if self._open else []
-        for operation in (*batch.operations(), *behind, *self._waiting):
+        for batch in (*landing, self._flying, self._open):
+            for operation in batch.operations() if batch else ():
+                _fail(operation.future, self._failure)
+        for operation in self._waiting:
             _fail(operation.future, self._failure)
         self._waiting.clear()
         self._idle.set()

@@ -8,6 +8,7 @@ again at the next start. Rotated files are never touched.
 
 from __future__ import annotations
 
+import gzip
 import logging
 import os
 from collections.abc import Iterator
@@ -50,7 +51,7 @@ class EventsLog:
         whole = _whole_lines(self._fd, size)
         if whole < size:
             os.ftruncate(self._fd, whole)
-        last = _last_line(self._path) or _last_line(self._path.with_name(self._path.name + ".1"))
+        last = _last_line(self._path)
         after = _position_of(pages, last) if last else 0
         while events := pages.events(_CHUNK, None, None, after, None, "oldest").events:
             self.write("".join(map(line, events)).encode())
@@ -93,15 +94,27 @@ def _whole_lines(fd: int, size: int) -> int:
 
 
 def _last_line(path: Path) -> str | None:
-    """The file's last line, None where there is none."""
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _TAIL_BYTES))
-            lines = file.read().splitlines(keepends=True)
-    except OSError:
-        return None
-    return lines[-1].decode(errors="replace") if lines else None
+    """The last line written: of the file or, where that is empty, of the newest rotated one; None
+    where there is none.
+    """
+    rotated = sorted((p for p in path.parent.glob(f"{path.name}?*") if p.is_file()),
+                     key=lambda p: p.stat().st_mtime_ns, reverse=True)
+    for each in (path, *rotated):
+        lines = _tail(each).splitlines(keepends=True)
+        if lines:
+            return lines[-1].decode(errors="replace")
+    return None
+
+
+def _tail(path: Path) -> bytes:
+    """The file's end, or what a compressed one holds."""
+    if path.suffix == ".gz":
+        with gzip.open(path) as packed:
+            return packed.read()
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _TAIL_BYTES))
+        return file.read()
 
 
 def _position_of(pages: Pages, last: str) -> int:

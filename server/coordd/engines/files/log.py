@@ -20,6 +20,7 @@ from coordd.store import StoreDamagedError, StoreFullError
 SUFFIX: Final = ".log"
 TEMPORARY: Final = ".new"
 _HEADER: Final = b"coordd log 1, from position %d\n"
+_PIECE_BYTES: Final = 1 << 20
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -174,6 +175,17 @@ class Log:
             raise StoreDamagedError(f"segment {segment.path} ends at {len(data)}, "
                                     f"not at {segment.size}")
         return data
+
+    def crc_of(self, segment: Segment, size: int) -> int:
+        """The CRC32C of a segment's first `size` bytes, read in pieces that stay in the cache."""
+        crc = offset = 0
+        while offset < size:
+            piece = os.pread(segment.fd, min(_PIECE_BYTES, size - offset), offset)
+            if not piece:
+                break
+            crc = crc32c_extend(crc, piece)
+            offset += len(piece)
+        return crc
 
     def rebase(self, count: int) -> None:
         """Take the bases that the first `count` segments were given; the others' follow."""

@@ -91,7 +91,7 @@ class Snapshot:
             if state.name != segment.path.name or segment.size < state.size or (
                     segment.size > state.size and not last):
                 return False
-            if crc32c_extend(0, log.load(segment)[: state.size]) != state.crc:
+            if log.crc_of(segment, state.size) != state.crc:
                 return False
         return True
 

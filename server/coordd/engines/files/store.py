@@ -11,7 +11,7 @@ import fcntl
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heappop
 from pathlib import Path
@@ -42,6 +42,7 @@ from coordd.store import (
     Page,
     Receipt,
     Stats,
+    StoreError,
     StoreFullError,
     StoreLockedError,
     StoreSealedError,
@@ -96,10 +97,12 @@ class FilesStore:
             os.close(self._lock_fd)
             raise
         options = self._options
+        self._snapshot_position = position = self._index.position
+        self._snapshot_due = position + max(_SNAPSHOT_EVENTS, position // 5)
         self._committer = Committer(
             self._index, self._storage, self._events_log, self._listeners, options.clock_us,
-            options.pending_max, options.pending_bytes_max, options.on_fatal)
-        self._snapshot_position = self._index.position
+            options.pending_max, options.pending_bytes_max, options.on_fatal,
+            self._on_published)
         self._expire()
 
     def _take_lock(self) -> None:
@@ -141,7 +144,7 @@ class FilesStore:
             await self._committer.close()
             if self._index.position > self._snapshot_position or not (
                     self._folder / snapshot.NAME).exists():
-                self._write_snapshot()
+                self._write_snapshot(snapshot.capture(self._index, self._storage))
         self._events_log.close()
         self._storage.close()
         os.close(self._lock_fd)
@@ -387,19 +390,39 @@ class FilesStore:
         await self._committer.run(swap)
         compaction.adopt(index, storage, segment, fd, new)
 
+    def _on_published(self) -> None:
+        """Take a snapshot now and then, so that a start after a kill has little log to read: when
+        a fifth more has been stored since the last one, it has cost little in all.
+        """
+        position = self._index.position
+        if position > self._snapshot_due:
+            self._snapshot_due = position + max(_SNAPSHOT_EVENTS, position // 5)
+            self._task(self._take_snapshot())
+
+    async def _take_snapshot(self) -> None:
+        async with self._upkeep:
+            await self._save_snapshot()
+
     async def _save_snapshot(self) -> None:
         self._snapshot_position = self._index.position
         pieces = snapshot.capture(self._index, self._storage)
-        await asyncio.to_thread(snapshot.write, self._folder, self._disk, pieces)
+        await asyncio.to_thread(self._write_snapshot, pieces)
 
-    def _write_snapshot(self) -> None:
+    def _write_snapshot(self, pieces: Iterator[bytes]) -> None:
         try:
-            snapshot.write(self._folder, self._disk, snapshot.capture(self._index, self._storage))
+            snapshot.write(self._folder, self._disk, pieces)
         except OSError as error:
-            _log.warning("index.snap can't be written (%s): the next start reads the whole log",
+            _log.warning("index.snap can't be written (%s): the next start reads the log instead",
                          error.strerror)
 
-    def _task(self, work: Any) -> None:
-        task = self._loop.create_task(work)
+    def _task(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do a piece of upkeep aside. One that finds no room is tried again with the next."""
+        async def run() -> None:
+            try:
+                await work
+            except (StoreError, OSError) as error:
+                _log.warning("upkeep of %s did not end: %s", self._folder, error)
+
+        task = self._loop.create_task(run())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

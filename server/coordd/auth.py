@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from coordd.http.request import Request
 from coordd.model import Token, now_text
 from coordd.problems import Problem
@@ -77,6 +79,9 @@ class Auth:
         self._admin_sha256 = (_digest(read_admin_secret(settings.admin_token_file))
                               if settings.admin_token_file else None)
         self._tokens: dict[str, Token] = {}
+        self._changing = asyncio.Lock()
+        """Held from reading or writing the store to the change of `_tokens`: else an older list
+        could bring back a token that was just revoked."""
         self._limits = Limits(settings.rate_per_s, settings.rate_burst)
         self._refreshing: asyncio.Task[None] | None = None
 
@@ -92,7 +97,8 @@ class Auth:
 
     async def refresh(self) -> None:
         """Read the tokens from the store."""
-        self._tokens = {token.keyid: token for token in await self._store.tokens()}
+        async with self._changing:
+            self._tokens = {token.keyid: token for token in await self._store.tokens()}
 
     async def _keep_fresh(self) -> None:
         while True:
@@ -141,8 +147,7 @@ class Auth:
         """A new token for `agent`, and the only copy of its text. Valid here at once."""
         keyid, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
         token = Token(keyid, agent, _digest(secret.encode()), now_text())
-        await self._store.put_token(token)
-        self._tokens[keyid] = token
+        await self._put(token)
         return token, f"coord_{keyid}_{secret}"
 
     async def revoke(self, keyid: str) -> Token | None:
@@ -151,11 +156,14 @@ class Auth:
         token = self._tokens.get(keyid)
         if token is None or token.revoked_at:
             return token
-        token = Token(keyid, token.agent, token.secret_sha256, token.created_at, now_text(),
-                      token.admin)
-        await self._store.put_token(token)
-        self._tokens[keyid] = token
+        token = msgspec.structs.replace(token, revoked_at=now_text())
+        await self._put(token)
         return token
+
+    async def _put(self, token: Token) -> None:
+        async with self._changing:
+            await self._store.put_token(token)
+            self._tokens[token.keyid] = token
 
 
 class Limits:

@@ -52,10 +52,7 @@ def test_a_taken_port_is_one_line_and_leaves_no_trace(tmp_path: Path) -> None:
 def test_an_address_that_is_not_ours_is_one_line(tmp_path: Path) -> None:
     code, log = _fails(tmp_path / "data", host="192.0.2.1")
     assert code == 1
-    _one_line(log, "192.0.2.1")
-    code, log = _fails(tmp_path / "data", host="no such host")
-    assert code == 1
-    _one_line(log, "no such host")
+    _one_line(log, "192.0.2.1", "Cannot assign requested address")
 
 
 def test_a_second_server_on_the_folder_is_one_line(tmp_path: Path) -> None:

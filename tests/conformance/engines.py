@@ -53,6 +53,10 @@ class Harness(Protocol):
         """What a new process finds when that of `store` was killed at this moment."""
         ...
 
+    async def upkeep(self, store: Store) -> None:
+        """Give back the room of what is deleted, now and not some time later."""
+        ...
+
     async def close(self) -> None:
         """Close every store that was given."""
         ...
@@ -90,6 +94,10 @@ class FilesHarness:
         copy = self._new_folder()
         shutil.copytree(folder, copy)
         return await self._start(copy, options)
+
+    async def upkeep(self, store: Store) -> None:
+        assert isinstance(store, FilesStore)
+        await store.compact()
 
     async def close(self) -> None:
         while self._open:

@@ -109,3 +109,25 @@ async def test_a_mark_whose_caller_leaves_is_kept(store: Store) -> None:
     await asyncio.gather(caller, return_exceptions=True)
     await send(store)
     assert [message.state for message in await inbox(store)] == ["read", "unread"]
+
+
+async def test_the_room_of_deleted_messages_is_given_back(engine: Harness, store: Store) -> None:
+    receipts = await store.append([
+        draft(["bob", "carol"], body="x" * 2000, thread_id="t") for _ in range(40)
+    ])
+    for number, receipt in enumerate(receipts):
+        if number % 4:
+            await store.mark(receipt.id, "bob", "deleted")
+        if number % 2:
+            await store.mark(receipt.id, "carol", "deleted")
+    await store.append([draft("dave", body="y" * 5000)])
+    before = await everything(store)
+    await engine.upkeep(store)
+    assert await everything(store) == before
+    await send(store)
+    before = await everything(store)
+    for again in (await engine.crash(store), await engine.reopen(store)):
+        assert await everything(again) == before
+        target = await engine.open()
+        await target.import_(await feed(again))
+        assert await everything(target) == before

@@ -97,6 +97,9 @@ class Index:
         """`<row>r` or `<row>a` → a time's text, where `to_text` would write another."""
         self.expiries: list[tuple[int, int]] = []
         """A heap of (time in microseconds, row)."""
+        self.expiring: dict[int, bool] = {}
+        """Rows that are hidden because they have expired, but whose event is not durable yet;
+        whether it is on its way."""
         self.events: list[int] = [0] * len(records.EVENT_NAMES)
         self.alive = 0
         self.agents: dict[str, Agent] = {}

@@ -65,6 +65,7 @@ class Header(msgspec.Struct):
     lengths: list[int]
     odd_times: dict[str, str]
     expiries: list[tuple[int, int]]
+    expiring: list[int]
     events: list[int]
     alive: int
     agents: dict[str, Agent]
@@ -118,6 +119,7 @@ class Snapshot:
         for name in ("odd_times", "expiries", "events", "alive", "agents", "groups", "tokens",
                      "epoch", "sealed"):
             setattr(index, name, getattr(header, name))
+        index.expiring = dict.fromkeys(header.expiring, False)
         return index
 
 
@@ -172,6 +174,7 @@ def capture(index: Index, log: Log) -> Iterator[bytes]:
         [SegmentState(s.path.name, s.base, s.size, s.crc, s.first_row, s.first_entry, s.dead_bytes)
          for s in log.segments],
         states, [length for length, _ in parts], dict(index.odd_times), list(index.expiries),
+        list(index.expiring),
         list(index.events), index.alive, dict(index.agents), dict(index.groups),
         dict(index.tokens), index.epoch, index.sealed)
     head = msgspec.json.encode(header) + b"\n"

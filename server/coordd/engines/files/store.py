@@ -13,7 +13,6 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
-from heapq import heappop
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +20,7 @@ from coordd.engines.files import compaction, records, recovery, snapshot
 from coordd.engines.files.commit import Committer, Listener
 from coordd.engines.files.disk import Disk, ensure_folder
 from coordd.engines.files.eventslog import EventsLog
+from coordd.engines.files.expiry import Expiry
 from coordd.engines.files.importing import Import
 from coordd.engines.files.index import GONE, Index
 from coordd.engines.files.log import Log, Segment
@@ -81,8 +81,6 @@ class FilesStore:
         self._listeners: list[Listener] = []
         self._upkeep = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._expired_while_sealed: list[int] = []
-        self._timer: asyncio.TimerHandle | None = None
         self._lock_fd = -1
 
     # Life.
@@ -103,7 +101,9 @@ class FilesStore:
             self._index, self._storage, self._events_log, self._listeners, options.clock_us,
             options.pending_max, options.pending_bytes_max, options.on_fatal,
             self._on_published)
-        self._expire()
+        self._expiry = Expiry(self._index, self._reader, self._committer, options.clock_us,
+                              self._on_gone)
+        self._expiry.run()
 
     def _take_lock(self) -> None:
         self._lock_fd = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -137,8 +137,7 @@ class FilesStore:
         self._events_log.open(self._pages)
 
     async def close(self) -> None:
-        if self._timer:
-            self._timer.cancel()
+        self._expiry.stop()
         await self._committer.drain()
         async with self._upkeep:
             await self._committer.close()
@@ -193,7 +192,7 @@ class FilesStore:
         return future
 
     async def mark(self, message_id: str, agent: str, mark: Mark) -> MessageJson | None:
-        self._expire()
+        self._expiry.run()
         row = self._delivery(message_id, agent)
         if row is None:
             return None
@@ -247,9 +246,7 @@ class FilesStore:
 
     async def unseal(self, epoch: int) -> None:
         await self._put(lambda at: EntryRecord(at, epoch=epoch, sealed=False))
-        for row in self._expired_while_sealed:
-            self._record_expiry(row)
-        self._expired_while_sealed.clear()
+        self._expiry.run()
 
     async def sealed(self) -> int | None:
         return self._index.epoch if self._index.sealed else None
@@ -265,12 +262,12 @@ class FilesStore:
     async def inbox(self, agent: str, *, limit: int, order: Order = "newest",
                     after: int | None = None, cursor: str | None = None, unread: bool = False,
                     min_priority: Priority | None = None) -> Page:
-        self._expire()
+        self._expiry.run()
         return self._pages.inbox(agent, limit, order, after, cursor, unread=unread,
                                  min_priority=min_priority)
 
     async def message(self, message_id: str) -> list[MessageJson]:
-        self._expire()
+        self._expiry.run()
         first = self._reader.find(message_id)
         if first is None:
             return []
@@ -278,27 +275,27 @@ class FilesStore:
                 if self._index.state(row) != GONE]
 
     async def sent(self, agent: str, *, limit: int, cursor: str | None = None) -> Page:
-        self._expire()
+        self._expiry.run()
         return self._pages.sent(agent, limit, cursor)
 
     async def thread(self, thread_id: str, *, limit: int, cursor: str | None = None,
                      party: str | None = None) -> Page:
-        self._expire()
+        self._expiry.run()
         return self._pages.thread(thread_id, limit, cursor, party)
 
     async def search(self, query: str, *, limit: int, cursor: str | None = None,
                      party: str | None = None) -> Page:
-        self._expire()
+        self._expiry.run()
         return await self._search.page(query, limit, cursor, party)
 
     async def events(self, *, limit: int, agent: str | None = None, type: str | None = None,  # noqa: A002
                      after: int | None = None, cursor: str | None = None,
                      order: Order = "oldest") -> EventPage:
-        self._expire()
+        self._expiry.run()
         return self._pages.events(limit, agent, type, after, cursor, order)
 
     async def stats(self) -> Stats:
-        self._expire()
+        self._expiry.run()
         index = self._index
         agents = {box.name: AgentStats(len(box.sent), len(box.rows), box.unread)
                   for box in index.boxes if box.sent or box.rows}
@@ -325,36 +322,6 @@ class FilesStore:
         return self._pages.feed(after, limit)
 
     # Upkeep.
-
-    def _expire(self) -> None:
-        """Hide what has expired, and store that it has."""
-        due = self._index.expiries
-        if not due:
-            return
-        now = self._options.clock_us()
-        while due and due[0][0] <= now:
-            _, row = heappop(due)
-            if self._index.state(row) == GONE:
-                continue
-            self._index.set_mark(row, records.EXPIRED, "")
-            if self._index.sealed:
-                self._expired_while_sealed.append(row)
-            else:
-                self._record_expiry(row)
-        if due and self._timer is None:
-            delay_s = min(max((due[0][0] - now) / 1e6, 0.0), 3600.0)
-            self._timer = self._loop.call_later(delay_s, self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        self._expire()
-
-    def _record_expiry(self, row: int) -> None:
-        future: asyncio.Future[Any] = self._loop.create_future()
-        future.add_done_callback(lambda done: done.exception())
-        self._committer.submit(SetMark(self._index, self._reader, future, row,
-                                       self._reader.core(row).id, "expired", self._on_gone))
-        self._on_gone(row)
 
     def _on_gone(self, row: int) -> None:
         """Count a delivery's bytes as dead, and compact when most of a segment is."""

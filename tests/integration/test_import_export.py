@@ -93,7 +93,7 @@ def test_an_import_killed_midway_is_finished_by_the_next(ctl: Ctl, tmp_path: Pat
     tree.write_log()
     wanted = ["import", str(tree.folder), "--yes"]
     seen = []
-    for _ in range(6):
+    for _ in range(4):
         process = subprocess.Popen(ctl.arguments(*wanted), cwd=ctl.cwd, env=ctl.env,
                                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                    stderr=subprocess.DEVNULL)

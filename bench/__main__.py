@@ -63,9 +63,12 @@ def main(quick: bool, only: tuple[str, ...], data: Path, no_bars: bool,
                 notes.print(f"{name}:")
                 measure(stand)
     except BenchError as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(
+            f"{error}\nThe data folders are kept: look at them, then rm -r {stand.folder}"
+        ) from error
     finally:
         stand.close()
+    shutil.rmtree(stand.folder)
     results = Results(
         at=datetime.now(UTC).isoformat(timespec="seconds"), quick=quick,
         machine=_machine(kind, busy),

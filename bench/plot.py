@@ -41,7 +41,7 @@ def draw(results: Results, folder: Path) -> list[Path]:
         "figure.facecolor": PAPER, "savefig.facecolor": PAPER, "svg.fonttype": "none",
         "svg.hashsalt": "coordctl", "axes.spines.top": False, "axes.spines.right": False})
     figure, axes = plt.subplot_mosaic(
-        [["single", "curves"], ["batch", "curves"]], figsize=(12, 6), layout="constrained",
+        [["single", "curves"], ["batch", "curves"]], figsize=(12, 6.4), layout="constrained",
         width_ratios=(5, 6), height_ratios=(6, 4))
     for panel, axis in zip(PANELS, (axes["single"], axes["batch"]), strict=True):
         _bars(axis, results.rows, *panel)
@@ -83,7 +83,8 @@ def _bars(axis: Any, rows: list[Row], title: str, request: str, bar: float,
     most = max([*(value.most for _, value, _ in shown), bar])
     for place, (_, value, _) in enumerate(shown):
         axis.annotate(f"{value.median:,.0f}", (value.most, place), xytext=(6, 0),
-                      textcoords="offset points", va="center", fontsize=9)
+                      textcoords="offset points", va="center", fontsize=9, zorder=5,
+                      bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1})
     axis.axvline(bar, color=BAR, linestyle="--", linewidth=1.2)
     axis.annotate(f"bar {bar:,}", (bar, 1), xycoords=("data", "axes fraction"), xytext=(0, 3),
                   textcoords="offset points", color=BAR, fontsize=8.5, ha="center")
@@ -94,7 +95,7 @@ def _bars(axis: Any, rows: list[Row], title: str, request: str, bar: float,
 
 def _curves(axis: Any, results: Results) -> None:
     axis.set_title("Latency by percentile, open loop, from the intended send time", loc="left",
-                   fontsize=11)
+                   fontsize=11, pad=18)
     if not results.latencies:
         axis.set_axis_off()
         return
@@ -124,9 +125,8 @@ def _curves(axis: Any, results: Results) -> None:
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} ms"))
     axis.grid(axis="both", color=GRID, linewidth=0.8)
     axis.set_axisbelow(True)
-    axis.legend(loc="upper left", fontsize=8.5, frameon=False)
-    low, high = axis.get_ylim()
-    axis.set_ylim(low, high * 4)
+    axis.legend(loc="upper left", bbox_to_anchor=(0, -0.07), ncols=2, fontsize=8, frameon=False,
+                borderpad=0, columnspacing=1, handlelength=1.8)
 
 
 def _add_dark(path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import shutil
 import time
 from typing import TYPE_CHECKING
 
@@ -68,11 +66,9 @@ class Stand:
                              f"a page has {len(page['messages'])} of them")
 
     def close(self) -> None:
-        """End the servers and remove their folders."""
+        """End the servers. Their folders stay: after a failure they are what to look at."""
         for daemon in self._servers.values():
             daemon.kill()
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self.folder)
 
     def interleaved(self, servers: list[str], run: Callable[[Daemon], Outcome],
                     rounds: int | None = None) -> dict[str, list[Outcome]]:

@@ -120,6 +120,17 @@ class Names:
                 and "\0" not in new.body and new.in_reply_to is None and new.thread_id is None
                 and new.expires_at is None)
 
+    def odd(self, news: list[NewMessage]) -> list[int]:
+        """The indexes of the messages that are not plain. The same rule as `plain`, written out:
+        a call for each message would cost as much as the rule.
+        """
+        known = self.known
+        return [i for i, new in enumerate(news) if not (
+            new.to_agent.__class__ is str and new.to_agent in known and new.from_agent in known
+            and new.subject.isprintable() and len(new.body) <= BODY_SURELY_SHORT
+            and "\0" not in new.body and new.in_reply_to is None and new.thread_id is None
+            and new.expires_at is None)]
+
     def faults(self, new: NewMessage, prefix: str = "") -> list[Fault]:
         """All that is wrong with the message; `prefix` is its place in a batch: `[3].`."""
         out: list[Fault] = []

@@ -70,8 +70,7 @@ class Sending:
                 if new.from_agent != agent:
                     raise Problem("forbidden", f"{prefix.format(i)}from_agent: the token is "
                                                f"{agent}'s, it cannot send as another")
-        plain = self._names.plain
-        odd = [i for i, new in enumerate(news) if not plain(new)]
+        odd = self._names.odd(news)
         if odd:
             faults = [fault for i in odd
                       for fault in self._names.faults(news[i], prefix.format(i))]
@@ -139,7 +138,12 @@ class Sending:
 
     def _receipts(self, receipts: list[Receipt]) -> bytes:
         self._metrics.messages_stored += len(receipts)
-        return f'{{"receipts":[{",".join([_receipt_json(one) for one in receipts])}]}}'.encode()
+        # Written out for the usual case: a call for each message is a tenth of a batch's time.
+        items = [
+            f'{{"id":"{one.id}","seq":{to[0][1]},"thread_id":"{one.thread_id}","created_at":'
+            f'"{one.created_at}","deliveries":[{{"to_agent":"{to[0][0]}","seq":{to[0][1]}}}]}}'
+            if len(to := one.deliveries) == 1 else _receipt_json(one) for one in receipts]
+        return f'{{"receipts":[{",".join(items)}]}}'.encode()
 
 
 def _receipt_json(receipt: Receipt) -> str:

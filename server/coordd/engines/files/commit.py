@@ -87,10 +87,10 @@ class Batch:
 
     def add(self, payload: bytes, events: int) -> int:
         """Add a frame; where its payload begins, counted from the batch's begin."""
-        data = frame.encode(payload, self.position, self.synced)
-        offset = self.size + len(data) - len(payload) - 1
-        self.frames.append(data)
-        self.size += len(data)
+        head = frame.head(payload, self.position, self.synced)
+        offset = self.size + len(head)
+        self.frames += (head, payload, b"\n")
+        self.size = offset + len(payload) + 1
         self.position += events
         return offset
 

@@ -38,15 +38,16 @@ class Frame(NamedTuple):
     payload: bytes
 
 
+def head(payload: bytes, position: int, synced: int) -> bytes:
+    """What stands before a payload in its frame; a newline follows it."""
+    rest = b"%d %d " % (position, synced)
+    return b"%08x %08x %b" % (len(rest) + len(payload),
+                              crc32c_extend(crc32c_extend(0, rest), payload), rest)
+
+
 def encode(payload: bytes, position: int, synced: int) -> bytes:
     """The frame's bytes."""
-    rest = b"%d %d %b" % (position, synced, payload)
-    return b"%08x %08x %b\n" % (len(rest), crc32c_extend(0, rest), rest)
-
-
-def payload_offset(position: int, synced: int) -> int:
-    """How far into its frame a payload begins."""
-    return HEAD_BYTES + len(str(position)) + len(str(synced)) + 2
+    return b"%b%b\n" % (head(payload, position, synced), payload)
 
 
 def decode(buffer: bytes, start: int) -> Frame | None:

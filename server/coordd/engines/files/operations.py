@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from itertools import accumulate, repeat
+from struct import pack
 from typing import Any, Final
 
 from coordd.engines.files import records
@@ -129,7 +130,8 @@ class Send:
         drafts, at, log_at, prefix = self._drafts, batch.at, batch.log_at, batch.id_prefix
         box_of, make_box = self._index.box_by_name.get, self._index.box
         number = batch.id_salt + batch.position
-        ids = [prefix + n.to_bytes(6, "big").hex() for n in range(number, number + len(drafts))]
+        counters = pack(f">{len(drafts)}Q", *range(number, number + len(drafts))).hex()
+        ids = [prefix + counters[end - 12 : end] for end in range(16, len(counters) + 1, 16)]
         names = [d.recipients[0] for d in drafts]
         boxes = [box_of(name) or make_box(name) for name in names]
         seqs = []

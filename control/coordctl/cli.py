@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,24 @@ import click
 
 from coordctl.cli_agents import agent
 from coordctl.cli_messages import export, import_
-from coordctl.cli_options import FormatOption, folder, site_option
+from coordctl.cli_options import FormatOption, folder, given_site, site_option
 from coordctl.errors import CoordctlError
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 79})
+class _Group(click.Group):
+    def invoke(self, context: click.Context) -> Any:
+        """As click does; an error's next command is for the same site as this one was."""
+        try:
+            return super().invoke(context)
+        except CoordctlError as error:
+            if given := given_site(context):
+                site = shlex.quote(str(given))
+                error.mend = error.mend.replace("coordctl ", f"coordctl --site {site} ")
+            raise
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"],
+                                           "max_content_width": 79})
 @site_option
 @click.version_option(package_name="coordctl", prog_name="coordctl")
 def cli() -> None:

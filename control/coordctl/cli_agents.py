@@ -40,8 +40,8 @@ _name = click.argument("name", callback=_checked)
 
 
 def _show(site: Site, issued: dict[str, str]) -> None:
-    note("The token is shown this once. Give it to the agent as $COORD_TOKEN, and"
-         f" {site.url} as $COORD_URL:")
+    note("This token is shown once. Give it to the agent as $COORD_TOKEN,")
+    note(f"with {site.url} as $COORD_URL:")
     say(issued["token"])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 
@@ -30,8 +30,13 @@ yes_option: Final = click.option("--yes", "-y", is_flag=True, help="Do it withou
 
 def folder(context: click.Context) -> Path:
     """The site's folder, whether a site is there or not."""
-    given: Any = context.meta.get(_SITE)
-    return locate(given)
+    return locate(given_site(context))
+
+
+def given_site(context: click.Context) -> Path | None:
+    """What --site says, None where it was not given."""
+    given: Path | None = context.meta.get(_SITE)
+    return given
 
 
 def site_of(context: click.Context) -> Site:

@@ -223,7 +223,7 @@ def test_without_a_server_nothing_is_begun(ctl: Ctl, tmp_path: Path) -> None:
     tree.write_log()
     ctl("down")
     done = ctl("import", str(tree.folder), "--yes", code=1)
-    assert "Next:  coordctl up" in done.stderr
+    assert f"Next:  coordctl --site {ctl.folder} up" in done.stderr
     assert list(ctl.cwd.iterdir()) == []
 
 

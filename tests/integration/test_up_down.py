@@ -122,7 +122,7 @@ def test_a_port_that_is_taken(ctl: Ctl) -> None:
         taken.listen()
         done = ctl("up", "--port", str(ctl.port), code=1)
         assert f"port {ctl.port} of 127.0.0.1 is taken" in done.stderr
-        assert f"Next:  coordctl up --port {ctl.port + 1}" in done.stderr
+        assert f"Next:  coordctl --site {ctl.folder} up --port {ctl.port + 1}" in done.stderr
         assert not (ctl.folder / "data" / "lock").exists()
     ctl.up()
 
@@ -131,7 +131,7 @@ def test_another_port_is_kept(ctl: Ctl) -> None:
     first = Ctl(ctl.folder, ctl.cwd)
     first.up()
     done = ctl("up", "--port", str(ctl.port), code=1)
-    assert f"coordctl down && coordctl up --port {ctl.port}" in done.stderr
+    assert f" down && coordctl --site {ctl.folder} up --port {ctl.port}" in done.stderr
     ctl("down")
     ctl.up()
     ctl("down")
@@ -185,7 +185,7 @@ def test_a_folder_of_something_else_is_left_alone(ctl: Ctl) -> None:
 def test_without_a_site_the_next_command_is_named(ctl: Ctl, command: list[str]) -> None:
     done = ctl(*command, code=1)
     assert f"there is no site at {ctl.folder}" in done.stderr
-    assert "Next:  coordctl up" in done.stderr
+    assert f"Next:  coordctl --site {ctl.folder} up" in done.stderr
 
 
 def test_agents_get_and_lose_tokens(ctl: Ctl) -> None:
@@ -193,14 +193,14 @@ def test_agents_get_and_lose_tokens(ctl: Ctl) -> None:
     (ctl.folder / "coordd.log").stat()
     first = ctl("agent", "add", "code").stdout.strip()
     assert first.startswith("coord_")
-    assert "coordctl agent rotate code" in ctl("agent", "add", "code", code=1).stderr
+    assert "agent rotate code" in ctl("agent", "add", "code", code=1).stderr
     second = ctl("agent", "rotate", "code", "--yes").stdout.strip()
     assert second != first
     rows = json.loads(ctl("agent", "list", "--format", "json").stdout)
     assert [row["revoked_at"] is None for row in rows] == [False, True]
     assert "Revoked" in ctl("agent", "revoke", "code", "--yes").stdout
     assert "revoked before" in ctl("agent", "revoke", "code", "--yes").stdout
-    assert "Next:  coordctl agent list" in ctl("agent", "revoke", "none", "--yes", code=1).stderr
+    assert "agent list" in ctl("agent", "revoke", "none", "--yes", code=1).stderr
     rows = json.loads(ctl("agent", "list", "--format", "json").stdout)
     assert all(row["revoked_at"] for row in rows)
     everything = "".join(p.read_text(encoding="utf-8") for p in ctl.folder.glob("*.log"))

@@ -25,7 +25,7 @@ from coordd.store import StoreBusyError, StoreError, StoreFullError
 if TYPE_CHECKING:
     from coordd.engines.files.eventslog import EventsLog
     from coordd.engines.files.index import Index, Mailbox
-    from coordd.engines.files.log import Log
+    from coordd.engines.files.log import Log, Written
 
 _BATCH_MESSAGES: Final = 4096
 Listener = Callable[[str, int], None]
@@ -251,23 +251,24 @@ class Committer:
     def _commit(self, batch: Batch, data: bytes, lines: bytes) -> None:
         """In the writer's thread."""
         try:
-            segment = self._log.append(data, batch.synced)
+            written = self._log.append(data, batch.synced)
         except StoreFullError as error:
             self._loop.call_soon_threadsafe(self._guarded, self._refuse, batch, error)
         except OSError as error:
             self._loop.call_soon_threadsafe(self._die, error)
         else:
-            base = segment.base + segment.size - len(data)
-            self._loop.call_soon_threadsafe(self._guarded, self._land, batch, base)
+            self._loop.call_soon_threadsafe(self._guarded, self._land, batch, written)
             self._events_log.write(lines)
 
-    def _land(self, batch: Batch, base: int) -> None:
+    def _land(self, batch: Batch, written: Written) -> None:
+        # Nothing else sees the index before it has these bytes: no callback runs in between.
+        written.segment.shown_size, written.segment.shown_crc = written.size, written.crc
         if self._open is not None and self._open.frames:
             # The next batch goes first: the disk works on it while this one is shown.
             self._flush()
-            self._publish(batch, base)
+            self._publish(batch, written.place)
         else:
-            self._publish(batch, base)
+            self._publish(batch, written.place)
             self._flying = None
             self._flush()
 

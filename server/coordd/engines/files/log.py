@@ -11,7 +11,7 @@ import os
 from bisect import bisect_right
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from coordd.engines.files.disk import Disk, ensure_folder
 from coordd.engines.files.frame import crc32c_extend
@@ -26,7 +26,11 @@ _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 
 @dataclass(slots=True)
 class Segment:
-    """One file of the log. `crc` is that of its first `size` bytes."""
+    """One file of the log. `crc` is that of its first `size` bytes.
+
+    `size` and `crc` belong to the writer's thread, which is ahead of the index while a commit is on
+    its way; what the index knows of the segment are `shown_size` bytes.
+    """
 
     path: Path
     fd: int
@@ -34,8 +38,8 @@ class Segment:
     base: int
     size: int
     crc: int
-    first_row: int = 0
-    first_entry: int = 0
+    shown_size: int = 0
+    shown_crc: int = 0
     dead_bytes: int = 0
     """Bytes of messages that are deleted or expired, and not given back yet."""
 
@@ -43,6 +47,17 @@ class Segment:
     def header_bytes(self) -> int:
         """The length of the file's first line."""
         return len(_HEADER % self.first_position)
+
+
+class Written(NamedTuple):
+    """What an append did: the segment, the place where the data begins, and the segment's size
+    and checksum with it.
+    """
+
+    segment: Segment
+    place: int
+    size: int
+    crc: int
 
 
 class Log:
@@ -131,10 +146,9 @@ class Log:
             raise
         return fd
 
-    def append(self, data: bytes, position: int) -> Segment:
+    def append(self, data: bytes, position: int) -> Written:
         """Write frames that begin at `position` behind the last ones and make them durable.
 
-        The active segment has grown by `data` when this returns, or a new one holds it.
         Raises StoreFullError, after which the log is durably as it was; OSError is final: what
         is on disk is not known any more.
         """
@@ -152,7 +166,7 @@ class Log:
             raise StoreFullError(f"no room on the disk of {self.folder}") from error
         segment.crc = crc32c_extend(segment.crc, data)
         segment.size += len(data)
-        return segment
+        return Written(segment, segment.base + segment.size - len(data), segment.size, segment.crc)
 
     def read(self, place: int, size: int) -> bytes:
         """`size` bytes at `place`."""
@@ -211,6 +225,7 @@ class Log:
         segment.fd = fd
         segment.size = len(data)
         segment.crc = crc32c_extend(0, data)
+        segment.shown_size, segment.shown_crc = segment.size, segment.crc
         segment.dead_bytes = 0
 
     def close(self) -> None:

@@ -33,13 +33,10 @@ def replay(index: Index, log: Log, first: int, start: int, durable: int) -> None
         segment = log.segments[number]
         data = log.load(segment)
         begin = start if number == first else segment.header_bytes
-        if begin == segment.header_bytes:
-            if segment.first_position != index.position + 1:
-                raise StoreDamagedError(
-                    f"events {index.position + 1} to {segment.first_position - 1} are missing "
-                    f"before segment {segment.path}; {_MEND}")
-            segment.first_row = len(index.places)
-            segment.first_entry = len(index.entry_places)
+        if begin == segment.header_bytes and segment.first_position != index.position + 1:
+            raise StoreDamagedError(
+                f"events {index.position + 1} to {segment.first_position - 1} are missing before "
+                f"segment {segment.path}; {_MEND}")
         end, doubt = _apply_segment(index, log, segment, data, begin)
         if end < len(data):
             last = number == len(log.segments) - 1
@@ -49,7 +46,8 @@ def replay(index: Index, log: Log, first: int, start: int, durable: int) -> None
                                         f"event {index.position + 1} was stored there; {_MEND}")
             log.cut(segment, end)
             data = data[:end]
-        segment.crc = crc32c_extend(0, data)
+        segment.crc = segment.shown_crc = crc32c_extend(0, data)
+        segment.shown_size = segment.size
     if index.position < durable:
         raise StoreDamagedError(f"events {index.position + 1} to {durable} are missing at the end "
                                 f"of {log.active.path}; {_MEND}")

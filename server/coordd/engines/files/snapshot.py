@@ -38,8 +38,6 @@ class SegmentState(msgspec.Struct, array_like=True):
     base: int
     size: int
     crc: int
-    first_row: int
-    first_entry: int
     dead_bytes: int
 
 
@@ -101,10 +99,9 @@ class Snapshot:
         header, parts = self.header, iter(self._parts)
         for state, segment in zip(header.segments, log.segments, strict=False):
             segment.base = state.base
-            segment.first_row = state.first_row
-            segment.first_entry = state.first_entry
             segment.dead_bytes = state.dead_bytes
-            segment.crc = state.crc
+            segment.crc = segment.shown_crc = state.crc
+            segment.shown_size = state.size
         log.rebase(len(header.segments))
         index = Index()
         for name in (*_COLUMNS, "read_at", "acked_at", *_BY_POSITION):
@@ -171,8 +168,8 @@ def capture(index: Index, log: Log) -> Iterator[bytes]:
         parts += [copied(part) for part in getattr(index, name).dump()]
     header = Header(
         _VERSION, sys.byteorder, index.position,
-        [SegmentState(s.path.name, s.base, s.size, s.crc, s.first_row, s.first_entry, s.dead_bytes)
-         for s in log.segments],
+        [SegmentState(s.path.name, s.base, s.shown_size, s.shown_crc, s.dead_bytes)
+         for s in log.segments if s.shown_size],
         states, [length for length, _ in parts], dict(index.odd_times), list(index.expiries),
         list(index.expiring),
         list(index.events), index.alive, dict(index.agents), dict(index.groups),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from coordd.model import Mark
 
 SMALL = FilesOptions(segment_bytes=2500)
+FOLDER_PREFIX = "coordd-powerloss-"
 
 
 @dataclass(slots=True)
@@ -276,7 +277,7 @@ def quick_folder() -> Iterator[Path]:
     """A folder in memory where there is one: thousands of states are built, each for a moment."""
     memory = Path("/dev/shm")
     where = str(memory) if memory.is_dir() else None
-    with tempfile.TemporaryDirectory(prefix="coordd-powerloss-", dir=where) as name:
+    with tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX, dir=where) as name:
         yield Path(name)
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from coordd.store import StoreError
 from faults.crashdisk import Call, Platter, RecordingDisk
-from faults.powerloss import SMALL, Client, History, quick_folder, replay, settle
+from faults.powerloss import FOLDER_PREFIX, SMALL, Client, History, quick_folder, replay, settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,8 +54,8 @@ async def session(client: Client, folder: Path) -> None:
 
 
 async def full_disk(client: Client) -> None:
-    """No room in the middle of a commit, then room again."""
-    client.disk.fill(100)
+    """No room in the middle of a commit, behind its first whole frame; then room again."""
+    client.disk.fill(1200)
     waiting = [client.send(["bob"], ["dave"], size=150, key=f"full-{n}") for n in range(3)]
     assert await asyncio.gather(*waiting) == [None] * 3
     assert await client.send(["bob"]) is None
@@ -193,12 +193,22 @@ def _is_sync_before_rename(call: Call) -> bool:
     return call.name == "datasync" and call.path.name.endswith(".new")
 
 
+def _is_sync_above(call: Call) -> bool:
+    return call.name == "sync_folder" and call.path.name.startswith(FOLDER_PREFIX)
+
+
+def _is_truncation(call: Call) -> bool:
+    return call.name == "truncate"
+
+
 @pytest.mark.parametrize(
     ("pretend", "expected"),
     [
         pytest.param(_is_sync, "lost", id="datasync"),
         pytest.param(_is_log_folder_sync, "lost", id="sync_folder"),
         pytest.param(_is_sync_before_rename, "does not open", id="datasync before rename"),
+        pytest.param(_is_sync_above, "lost", id="sync_folder of a new data folder"),
+        pytest.param(_is_truncation, "refused", id="truncate on a full disk"),
     ],
 )
 async def test_the_judge_sees_a_sync_that_is_missing(

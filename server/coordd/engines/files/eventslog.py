@@ -12,6 +12,7 @@ import gzip
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,7 @@ from coordd.engines.files.times import text_to_us, to_log_text
 from coordd.model import Event
 
 _BACKLOG_BYTES: Final = 8 << 20
+_UNSYNCED_BYTES: Final = 1 << 20
 _TAIL_BYTES: Final = 64 << 10
 _CHUNK: Final = 1000
 _log = logging.getLogger("coordd.files")
@@ -43,6 +45,9 @@ class EventsLog:
         self._path = path
         self._fd = -1
         self._backlog = b""
+        self._unsynced = 0
+        self._given_up = False
+        """Whether lines are missing: more must not follow before they are there."""
 
     def open(self, pages: Pages) -> None:
         """Open the file and write the events that it lacks."""
@@ -58,12 +63,12 @@ class EventsLog:
             after = events[-1].seq
 
     def write(self, lines: bytes) -> None:
-        """Append lines. Never raises: what could not be written waits for the next call, and
-        past 8 MiB for the next start.
+        """Append lines. Never raises: what could not be written waits for the next call, and from
+        8 MiB on for the next start.
         """
-        data = self._backlog + lines
-        if not data:
+        if self._given_up or not (lines or self._backlog):
             return
+        data = self._backlog + lines
         try:
             done = os.write(self._fd, data)
         except OSError as error:
@@ -71,7 +76,15 @@ class EventsLog:
                 _log.warning("events.log can't be written (%s); no event is lost, its lines are "
                              "written later", error.strerror)
             done = 0
-        self._backlog = data[done:] if len(data) - done <= _BACKLOG_BYTES else self._backlog
+        self._unsynced += done
+        if self._unsynced > _UNSYNCED_BYTES:
+            # Not for the lines' sake: a sync of the log would wait for what is unsynced here.
+            with suppress(OSError):
+                os.fdatasync(self._fd)
+            self._unsynced = 0
+        self._backlog = data[done:]
+        if len(self._backlog) > _BACKLOG_BYTES:
+            self._given_up, self._backlog = True, b""
 
     def reopen(self) -> None:
         """Write to the file that has the name now: logrotate has moved the other away."""

@@ -8,6 +8,7 @@ was durable is still held against the log.
 from __future__ import annotations
 
 import sys
+import time
 from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ _VERSION: Final = 1
 _COLUMNS: Final = ("positions", "places", "sizes", "senders", "owners", "seqs", "thread_before")
 _BY_POSITION: Final = ("rows_at", "entry_positions", "entry_places", "entry_sizes")
 _HASHES: Final = ("foreign_ids", "claims", "threads")
-_WRITE_BYTES: Final = 4 << 20
+_STEP_BYTES: Final = 1 << 20
 Part = Callable[[], bytes]
 
 
@@ -184,31 +185,36 @@ def capture(index: Index, log: Log) -> Iterator[bytes]:
     return pieces()
 
 
-def write(folder: Path, disk: Disk, pieces: Iterator[bytes]) -> None:
-    """Write a snapshot and put it in the place of the last one. Raises OSError."""
+def write(folder: Path, disk: Disk, pieces: Iterator[bytes], pause_s: float = 0.0) -> None:
+    """Write a snapshot and put it in the place of the last one. Raises OSError.
+
+    It is written in small synced steps, `pause_s` apart: a file system in ordered mode makes a sync
+    of the log wait for all new bytes of other files.
+    """
     temporary = folder / (NAME + ".new")
     if temporary.exists():
         disk.unlink(temporary)
     fd = disk.open(temporary, create=True)
     crc = offset = 0
-    pending: list[bytes] = []
+    waiting = bytearray()
 
-    def flush() -> None:
+    def flush(least: int) -> None:
         nonlocal offset
-        data = b"".join(pending)
-        pending.clear()
-        disk.write(fd, data, offset)
-        offset += len(data)
+        while len(waiting) > least:
+            step = bytes(waiting[:_STEP_BYTES])
+            disk.write_synced(fd, step, offset)
+            offset += len(step)
+            del waiting[:_STEP_BYTES]
+            if pause_s:
+                time.sleep(pause_s)
 
     try:
         for piece in pieces:
             crc = crc32c_extend(crc, piece)
-            pending.append(piece)
-            if sum(map(len, pending)) >= _WRITE_BYTES or len(pending) > 1000:
-                flush()
-        pending.append(b"%08x" % crc)
-        flush()
-        disk.datasync(fd)
+            waiting += piece
+            flush(_STEP_BYTES)
+        waiting += b"%08x" % crc
+        flush(0)
     finally:
         disk.close(fd)
     disk.rename(temporary, folder / NAME)

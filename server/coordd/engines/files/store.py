@@ -50,6 +50,7 @@ from coordd.store import (
 
 _PROOF_BYTES: Final = 4096
 _SNAPSHOT_EVENTS: Final = 200_000
+_SNAPSHOT_PAUSE_S: Final = 0.01
 _log = logging.getLogger("coordd.files")
 
 
@@ -368,16 +369,17 @@ class FilesStore:
 
     async def _take_snapshot(self) -> None:
         async with self._upkeep:
-            await self._save_snapshot()
+            if self._storage.segments:  # not closed meanwhile
+                await self._save_snapshot()
 
     async def _save_snapshot(self) -> None:
         self._snapshot_position = self._index.position
         pieces = snapshot.capture(self._index, self._storage)
-        await asyncio.to_thread(self._write_snapshot, pieces)
+        await asyncio.to_thread(self._write_snapshot, pieces, _SNAPSHOT_PAUSE_S)
 
-    def _write_snapshot(self, pieces: Iterator[bytes]) -> None:
+    def _write_snapshot(self, pieces: Iterator[bytes], pause_s: float = 0.0) -> None:
         try:
-            snapshot.write(self._folder, self._disk, pieces)
+            snapshot.write(self._folder, self._disk, pieces, pause_s)
         except OSError as error:
             _log.warning("index.snap can't be written (%s): the next start reads the log instead",
                          error.strerror)

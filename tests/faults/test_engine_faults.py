@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-
 @pytest.mark.parametrize("seed", range(4))
 async def test_a_disk_that_is_full_now_and_then(tmp_path: Path, seed: int) -> None:
     random = Random(seed)

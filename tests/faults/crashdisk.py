@@ -19,16 +19,15 @@ import os
 import threading
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Literal
 
 from coordd.engines.files.disk import Disk
+from faults.losses import LOSSES, apply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
     from random import Random
-
-SECTOR_BYTES: Final = 512
 
 CallName = Literal[
     "make_folder", "create", "write", "write_synced", "datasync", "datasync_failed", "truncate",
@@ -216,7 +215,7 @@ class _File:
             step.certain = step.certain or not step.clean
         data = bytearray(self.durable)
         while self.steps and self.steps[0].certain:
-            _apply(data, self.steps.pop(0).call)
+            apply(data, self.steps.pop(0).call)
         self.durable = bytes(data)
 
 
@@ -266,7 +265,7 @@ class Platter:
 
     def now(self) -> CrashState:
         """What a process sees while there is power."""
-        return self._state(lambda _: True, _apply)
+        return self._state(lambda _: True, apply)
 
     def after_power_loss(self, random: Random, samples: int) -> Iterator[CrashState]:
         """What may be left: nothing of what is in doubt, all of it, and `samples` mixtures."""
@@ -285,7 +284,7 @@ class Platter:
             return {"none": False, "all": True, "first": number < first,
                     "some": random.random() < 0.5}[named]
 
-        loss = random.choice([_torn, _torn, _sectors, _sectors, _zeros, _dropped, _either])
+        loss = random.choice(LOSSES)
         last = random.random()
 
         def keep_step(data: bytearray, call: Call) -> None:
@@ -314,7 +313,7 @@ class Platter:
         data = bytearray(file.durable)
         for step in file.steps:
             if step.certain:
-                _apply(data, step.call)
+                apply(data, step.call)
             else:
                 keep_step(data, step.call)
         return bytes(data)
@@ -337,73 +336,3 @@ def _rename(names: dict[Path, int], call: Call) -> None:
         if names.get(call.path) == call.file:
             del names[call.path]
         names[call.target] = call.file
-
-
-def _put(data: bytearray, offset: int, piece: bytes) -> None:
-    if len(data) < offset:
-        data.extend(bytes(offset - len(data)))
-    data[offset : offset + len(piece)] = piece
-
-
-def _apply(data: bytearray, call: Call) -> None:
-    if call.name == "truncate":
-        _resize(data, call.offset)
-    else:
-        _put(data, call.offset, call.data)
-
-
-def _resize(data: bytearray, size: int) -> None:
-    del data[size:]
-    data.extend(bytes(size - len(data)))
-
-
-def _torn(data: bytearray, call: Call, random: Random, last: float) -> None:
-    """The first bytes of a write; mostly all of them for a truncation."""
-    if call.name == "truncate":
-        if last < 0.5:
-            _resize(data, call.offset)
-        return
-    size = len(call.data)
-    cut = random.choice([
-        random.randrange(size + 1) if size else 0,
-        random.randrange(size // SECTOR_BYTES + 1) * SECTOR_BYTES - call.offset % SECTOR_BYTES,
-        size - 1, size, 1,
-    ])
-    _put(data, call.offset, call.data[: max(cut, 0)])
-
-
-def _sectors(data: bytearray, call: Call, random: Random, last: float) -> None:
-    """Any sectors of a write; the size grown over those that are missing, or not."""
-    if call.name == "truncate":
-        if random.random() < 0.5:
-            _resize(data, call.offset)
-        return
-    end = call.offset + len(call.data)
-    if last < 0.5 and len(data) < end:
-        _resize(data, end)
-    start = call.offset
-    while start < end:
-        stop = min(end, (start // SECTOR_BYTES + 1) * SECTOR_BYTES)
-        if random.random() < 0.6:
-            _put(data, start, call.data[start - call.offset : stop - call.offset])
-        start = stop
-
-
-def _zeros(data: bytearray, call: Call, random: Random, last: float) -> None:
-    """The size only, or zeros in the place of some writes."""
-    if call.name == "truncate" or random.random() < 0.5:
-        _apply(data, call)
-    elif len(data) < call.offset + len(call.data):
-        _resize(data, call.offset + len(call.data))
-
-
-def _dropped(data: bytearray, call: Call, random: Random, last: float) -> None:
-    """Nothing of a write but, perhaps, the truncations."""
-    if call.name == "truncate" and last < 0.5:
-        _resize(data, call.offset)
-
-
-def _either(data: bytearray, call: Call, random: Random, last: float) -> None:
-    """Each step wholly or not at all, a later one without an earlier one too."""
-    if random.random() < 0.5:
-        _apply(data, call)

@@ -3,7 +3,7 @@ PYTHON ?= python3
 PORT ?=
 BIN := .venv/bin
 
-.PHONY: up down test check lint unit bench lock clean
+.PHONY: up down test check lint unit bench lock
 
 up: .venv/.run
 	@$(BIN)/coordctl up $(if $(PORT),--port $(PORT))
@@ -68,6 +68,3 @@ lock: .cache/lock/bin/uv
 	@mkdir -p lock
 	$(UV) --extra dev -o lock/dev.txt pyproject.toml
 	printf 'hatchling\neditables\n' | $(UV) --extra server --extra control -c lock/dev.txt -o lock/run.txt pyproject.toml -
-
-clean:
-	rm -rf .venv .cache

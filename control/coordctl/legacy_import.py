@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
 
-from coordctl.api import Api, Refused
+from coordctl.api import Api, Refused, Unreachable
 from coordctl.durable import sync_folder
 from coordctl.errors import CoordctlError
 from coordctl.legacy_tree import Change, Item, Reject, Repeat
 
 PAGE_CHANGES: Final = 1000
 PAGE_BYTES: Final = 4 * 1024 * 1024
+
+AGAIN: Final = "the same command again: it skips what the server has"
 
 _at_change = re.compile(r"changes\[(\d+)\]")
 
@@ -63,7 +65,7 @@ class RejectsFile:
 
 @dataclass
 class Survey:
-    """What an import will do. Counts; `rejects` by reason without its particulars."""
+    """What an import will do: changes by kind, and lines that repeat an earlier one."""
 
     kinds: Counter[str] = field(default_factory=Counter)
     repeats: int = 0
@@ -120,10 +122,14 @@ def send(items: Iterable[Item], api: Api, rejects: RejectsFile, step: Callable[[
             except Refused as refused:
                 found = _at_change.match(refused.errors[0]["where"]) if refused.errors else None
                 if refused.status != 422 or found is None or int(found[1]) >= len(left):
+                    refused.mend = AGAIN
                     raise
                 change = left.pop(int(found[1]))
                 rejects.add(Reject(change.place, f"refused: {refused.errors[0]['problem']}"))
                 continue
+            except Unreachable as error:
+                error.mend = AGAIN
+                raise
             applied += new
             skipped += known
             break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -116,6 +117,28 @@ def test_an_import_killed_midway_is_finished_by_the_next(ctl: Ctl, tmp_path: Pat
         assert [(m["seq"], m["subject"]) for m in rows] == [
             (seq, str(number)) for seq, number in enumerate(range(agent, 4000, 7), 1)]
         assert all(m["body"] == f"{m['subject']}\n" * 50 for m in rows)
+
+
+def test_a_server_killed_midway_leaves_an_import_to_go_on_with(ctl: Ctl, tmp_path: Path) -> None:
+    tree = Tree(tmp_path / "old")
+    for number in range(3000):
+        tree.send(number, body="x" * 5000)
+    tree.write_log()
+    wanted = ["import", str(tree.folder), "--yes"]
+    pid = json.loads(ctl("status", "--format", "json").stdout)["pid"]
+    with subprocess.Popen(ctl.arguments(*wanted), cwd=ctl.cwd, env=ctl.env, text=True,
+                          stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                          stderr=subprocess.PIPE) as process:
+        while process.poll() is None and not ctl.call("GET", "/api/v1/stats")["messages"]:
+            pass
+        os.kill(pid, signal.SIGKILL)
+        _, told = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 1
+    assert "does not answer" in told
+    assert "Next:  the same command again" in told
+    ctl("up")
+    ctl(*wanted)
+    assert [m["id"] for m in ctl.inbox("chat")] == [old_id(n) for n in range(3000)]
 
 
 def test_rejects_are_listed_and_the_rest_is_imported(ctl: Ctl, tmp_path: Path) -> None:

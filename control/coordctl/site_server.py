@@ -61,7 +61,9 @@ def _start(here: site.Site, port: int | None) -> process.Process:
     option = "" if here.file.port == 8000 else f" --url {here.url}"
     say(f'  {prefix}coord send code chat "Hi" "there"{option}')
     say(f"  {prefix}coord inbox chat{option}")
-    say(f"  {here.url}/docs   (in a browser)")
+    say(f"  {prefix}coordctl status")
+    say()
+    say(f"In a browser: {here.url}/docs")
     return found
 
 

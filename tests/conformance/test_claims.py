@@ -70,7 +70,7 @@ async def test_two_different_calls_at_once(store: Store) -> None:
             return "refused"
         return receipt.id
 
-    answers = await asyncio.gather(call(CLAIM), call(OTHER_DIGEST), call(CLAIM))
+    answers = list(await asyncio.gather(call(CLAIM), call(OTHER_DIGEST), call(CLAIM)))
     [message] = await inbox(store)
     assert answers == [message.id, "refused", message.id]
 

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from conformance.reads import decoded, draft, inbox, send
-from coordd.model import PRIORITIES
 from coordd.store import BadCursorError
 
 if TYPE_CHECKING:
-    from coordd.model import Order
+    from coordd.model import Order, Priority
     from coordd.store import Page, Store
 
 ORDERS: tuple[Order, ...] = ("oldest", "newest")
@@ -150,15 +149,17 @@ async def test_unread_only(store: Store, order: Order, limit: int) -> None:
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("limit", [1, 2, 100])
 async def test_priority_at_least(store: Store, order: Order, limit: int) -> None:
-    await store.append([draft(priority=priority) for priority in PRIORITIES * 2])
-    for rank, priority in enumerate(PRIORITIES):
+    ranked: list[Priority] = ["critical", "high", "normal", "low", "info"]
+    await store.append([draft(priority=priority) for priority in ranked * 2])
+    for rank, priority in enumerate(ranked):
         found = await inbox(store, min_priority=priority, order=order, limit=limit)
         places = sorted([*range(1, rank + 2), *range(6, rank + 7)], reverse=order == "newest")
         assert [message.seq for message in found] == places
 
 
 async def test_filters_together(store: Store) -> None:
-    receipts = await store.append([draft(priority=p) for p in ("high", "low", "high", "critical")])
+    wanted: list[Priority] = ["high", "low", "high", "critical"]
+    receipts = await store.append([draft(priority=priority) for priority in wanted])
     await store.mark(receipts[0].id, "bob", "read")
     found = await inbox(store, unread=True, min_priority="high", after=1, limit=1)
     assert [message.seq for message in found] == [3, 4]

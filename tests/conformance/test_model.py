@@ -249,7 +249,7 @@ class Life(RuleBasedStateMachine):
 @pytest.mark.parametrize("engine", list(ENGINES))
 def test_a_random_life_is_that_of_the_model(engine: str) -> None:
     life = type("Life", (Life,), {"engine": engine})
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         life,
         settings=settings(
             max_examples=15, stateful_step_count=25, deadline=None, derandomize=True,

@@ -218,10 +218,10 @@ def _wrong_messages(history: History, calls: int, found: _Found) -> Iterator[str
             if owner == to and message_id not in shown and (message_id, to) not in deleted:
                 yield f"lost: seq {seq} of {to} is in the events only"
         for message in messages:
-            draft = submitted.get(message.subject)
-            if draft is None or (message.body, message.from_agent) != (
-                draft.body, draft.from_agent
-            ) or to not in draft.recipients:
+            asked = submitted.get(message.subject)
+            if asked is None or (message.body, message.from_agent) != (
+                asked.body, asked.from_agent
+            ) or to not in asked.recipients:
                 yield f"invented or changed: {message.subject} to {to}"
             if places.get((message.id, to)) != message.seq:
                 yield f"{message.subject} to {to} shows seq {message.seq}"
@@ -304,8 +304,8 @@ async def replay(history: History, disk: RecordingDisk, root: Path, *, seed: int
         platter.do(call)
         if calls < begin:
             continue
-        acked = sum(1 for s in (*history.sends, *history.marks)
-                    if s.answered is not None and s.answered <= calls)
+        answers = [s.answered for s in history.sends] + [m.answered for m in history.marks]
+        acked = sum(answered is not None and answered <= calls for answered in answers)
         for state in platter.after_power_loss(random, samples):
             key = _digest(state, root), acked
             if key in seen:

@@ -190,7 +190,7 @@ def _is_log_folder_sync(call: Call) -> bool:
 
 
 def _is_sync_before_rename(call: Call) -> bool:
-    return call.name == "datasync" and call.path.name.endswith(".new")
+    return call.name in ("datasync", "write_synced") and call.path.name.endswith(".new")
 
 
 def _is_sync_above(call: Call) -> bool:

@@ -35,7 +35,9 @@ def dead_places(index: Index, segment: Segment) -> set[int]:
     end_row = bisect_left(index.places, segment.base + segment.size)
     while row < end_row:
         rows = index.siblings(row)
-        if all(index.has_mark(each, records.DELETED) for each in rows):
+        # The event of an expiry that is not durable yet needs the message as it is.
+        if all(index.has_mark(each, records.DELETED) and each not in index.expiring
+               for each in rows):
             dead.add(index.places[row])
         row = rows.stop
     return dead

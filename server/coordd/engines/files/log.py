@@ -20,7 +20,9 @@ from coordd.store import StoreDamagedError, StoreFullError
 SUFFIX: Final = ".log"
 TEMPORARY: Final = ".new"
 _HEADER: Final = b"coordd log 1, from position %d\n"
-_PIECE_BYTES: Final = 1 << 20
+STEP_BYTES: Final = 1 << 20
+"""What is written at once to files beside the active segment: a file system in ordered mode makes a
+sync of the log wait for all new bytes of other files."""
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -134,8 +136,8 @@ class Log:
             self.disk.unlink(temporary)
         fd = self.disk.open(temporary, create=True)
         try:
-            self.disk.write(fd, data, 0)
-            self.disk.datasync(fd)
+            for offset in range(0, len(data), STEP_BYTES):
+                self.disk.write_synced(fd, data[offset : offset + STEP_BYTES], offset)
             self.disk.rename(temporary, path)
             self.disk.sync_folder(self.folder)
         except OSError as error:
@@ -194,7 +196,7 @@ class Log:
         """The CRC32C of a segment's first `size` bytes, read in pieces that stay in the cache."""
         crc = offset = 0
         while offset < size:
-            piece = os.pread(segment.fd, min(_PIECE_BYTES, size - offset), offset)
+            piece = os.pread(segment.fd, min(STEP_BYTES, size - offset), offset)
             if not piece:
                 break
             crc = crc32c_extend(crc, piece)
@@ -226,7 +228,6 @@ class Log:
         segment.size = len(data)
         segment.crc = crc32c_extend(0, data)
         segment.shown_size, segment.shown_crc = segment.size, segment.crc
-        segment.dead_bytes = 0
 
     def close(self) -> None:
         """Let the files go."""

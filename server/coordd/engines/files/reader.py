@@ -13,7 +13,7 @@ from coordd.engines.files.records import MarkRecord, SentRecord
 from coordd.engines.files.replay import claim_text, find_row
 from coordd.engines.files.times import text_to_us
 from coordd.model import STATES, Core
-from coordd.store import Claim, Receipt
+from coordd.store import Claim, Receipt, StoreBusyError
 
 _CLAIM_LIFE_US: Final = 24 * 3600 * 1_000_000
 _UNREAD_TAIL: Final = b',"state":"unread","read_at":null,"acked_at":null}'
@@ -115,6 +115,8 @@ class Reader:
             return None, []
         receipts = []
         for _ in range(used.count):
+            if row >= len(index.places):
+                raise StoreBusyError("the messages of this idempotency key are being imported")
             record = self.record(row)
             receipts.append(Receipt(record.m.id, record.m.thread_id, record.m.created_at,
                                     record.to))

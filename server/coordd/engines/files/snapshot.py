@@ -20,7 +20,7 @@ from coordd.engines.files.disk import Disk
 from coordd.engines.files.frame import crc32c_extend
 from coordd.engines.files.hashindex import HashIndex
 from coordd.engines.files.index import Index, Mailbox
-from coordd.engines.files.log import Log
+from coordd.engines.files.log import STEP_BYTES, Log
 from coordd.model import Agent, Group, Token
 
 NAME: Final = "index.snap"
@@ -28,7 +28,6 @@ _VERSION: Final = 1
 _COLUMNS: Final = ("positions", "places", "sizes", "senders", "owners", "seqs", "thread_before")
 _BY_POSITION: Final = ("rows_at", "entry_positions", "entry_places", "entry_sizes")
 _HASHES: Final = ("foreign_ids", "claims", "threads")
-_STEP_BYTES: Final = 1 << 20
 Part = Callable[[], bytes]
 
 
@@ -188,8 +187,7 @@ def capture(index: Index, log: Log) -> Iterator[bytes]:
 def write(folder: Path, disk: Disk, pieces: Iterator[bytes], pause_s: float = 0.0) -> None:
     """Write a snapshot and put it in the place of the last one. Raises OSError.
 
-    It is written in small synced steps, `pause_s` apart: a file system in ordered mode makes a sync
-    of the log wait for all new bytes of other files.
+    It is written in small synced steps, `pause_s` apart.
     """
     temporary = folder / (NAME + ".new")
     if temporary.exists():
@@ -201,10 +199,10 @@ def write(folder: Path, disk: Disk, pieces: Iterator[bytes], pause_s: float = 0.
     def flush(least: int) -> None:
         nonlocal offset
         while len(waiting) > least:
-            step = bytes(waiting[:_STEP_BYTES])
+            step = bytes(waiting[:STEP_BYTES])
             disk.write_synced(fd, step, offset)
             offset += len(step)
-            del waiting[:_STEP_BYTES]
+            del waiting[:STEP_BYTES]
             if pause_s:
                 time.sleep(pause_s)
 
@@ -212,7 +210,7 @@ def write(folder: Path, disk: Disk, pieces: Iterator[bytes], pause_s: float = 0.
         for piece in pieces:
             crc = crc32c_extend(crc, piece)
             waiting += piece
-            flush(_STEP_BYTES)
+            flush(STEP_BYTES)
         waiting += b"%08x" % crc
         flush(0)
     finally:

@@ -347,16 +347,12 @@ class FilesStore:
 
     async def _compact(self, segment: Segment) -> None:
         storage, index = self._storage, self._index
+        dead_bytes = segment.dead_bytes
         dead = compaction.dead_places(index, segment)
         new = await asyncio.to_thread(compaction.compact, storage, segment, dead)
-        fd = -1
-
-        def swap() -> None:
-            nonlocal fd
-            fd = storage.replace(segment, new.data)
-
-        await self._committer.run(swap)
+        fd = await asyncio.to_thread(storage.replace, segment, new.data)
         compaction.adopt(index, storage, segment, fd, new)
+        segment.dead_bytes -= dead_bytes  # what was deleted meanwhile is left
 
     def _on_published(self) -> None:
         """Take a snapshot now and then, so that a start after a kill has little log to read: when

@@ -90,7 +90,7 @@ class Log:
         for path in sorted(self.folder.iterdir()):
             if path.name.endswith(TEMPORARY):
                 self.disk.unlink(path)
-            elif path.name.endswith(SUFFIX):
+            elif path.name.endswith(SUFFIX) and path.stem.isdecimal():
                 self._open_segment(path)
         if self.segments:
             # A server that was killed may not have come to it.
@@ -106,14 +106,14 @@ class Log:
                 f"segment {path} can't be read: {error.strerror}; mend its rights or restore the "
                 "data folder from a backup") from error
         first = int(path.stem)
+        last = self.segments[-1] if self.segments else None
+        base = last.base + last.size if last else 0
+        self._add(Segment(path, fd, first, base, os.fstat(fd).st_size, 0))
         header = _HEADER % first
         if os.pread(fd, len(header), 0) != header:
             raise StoreDamagedError(
                 f"segment {path} is damaged at offset 0: it does not begin with {header!r}; "
                 "restore the data folder from a backup")
-        last = self.segments[-1] if self.segments else None
-        base = last.base + last.size if last else 0
-        self._add(Segment(path, fd, first, base, os.fstat(fd).st_size, 0))
 
     def _add(self, segment: Segment) -> None:
         self.segments.append(segment)

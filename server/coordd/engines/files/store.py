@@ -120,6 +120,15 @@ class FilesStore:
 
     def _recover(self) -> None:
         storage = Log(self._folder / "log", self._disk, self._options.segment_bytes)
+        events_log = EventsLog(self._folder / "events.log")
+        try:
+            self._read(storage, events_log)
+        except BaseException:
+            events_log.close()
+            storage.close()
+            raise
+
+    def _read(self, storage: Log, events_log: EventsLog) -> None:
         storage.open()
         index, first, start, durable = Index(), 0, storage.segments[0].header_bytes, 0
         saved = snapshot.read(self._folder)
@@ -134,8 +143,8 @@ class FilesStore:
         self._reader = Reader(index, storage, self._options.clock_us)
         self._pages = Pages(index, self._reader)
         self._search = Search(index, storage, self._reader, self._pages)
-        self._events_log = EventsLog(self._folder / "events.log")
-        self._events_log.open(self._pages)
+        self._events_log = events_log
+        events_log.open(self._pages)
 
     async def close(self) -> None:
         self._expiry.stop()

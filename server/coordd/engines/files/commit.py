@@ -13,8 +13,10 @@ import asyncio
 import logging
 import os
 import threading
+from array import array
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -38,13 +40,13 @@ class Run:
     __slots__ = ("boxes", "offsets", "ranks", "senders", "sends", "seqs", "sizes")
 
     def __init__(self) -> None:
-        self.offsets: list[int] = []
+        self.offsets = array("Q")
         """Where the record begins, counted from the batch's begin."""
-        self.sizes: list[int] = []
+        self.sizes = array("I")
         self.senders: list[Mailbox] = []
         self.boxes: list[Mailbox] = []
-        self.seqs: list[int] = []
-        self.ranks: list[int] = []
+        self.seqs = array("Q")
+        self.ranks = bytearray()
         self.sends: list[Operation] = []
 
 
@@ -115,9 +117,7 @@ class Operation(Protocol):
     """Whether it can be encoded while the batch before it is on its way."""
 
     def encode(self, batch: Batch) -> None:
-        """Add frames and a step to the batch. Raises StoreError: nothing was added. Can be
-        called again for another batch when this one came to nothing.
-        """
+        """Add frames and a step to the batch. Raises StoreError: nothing was added."""
 
     def publish(self, base: int) -> None:
         """Show what is durable now; the batch begins at place `base`. Answers the caller."""
@@ -143,6 +143,8 @@ class Committer:
         self._open: Batch | None = None
         """Filled while another batch is on its way."""
         self._flying: Batch | None = None
+        self._landing: Batch | None = None
+        """Durable, and being shown."""
         self._scheduled = False
         self.waiting_messages = 0
         self._waiting_bytes = 0
@@ -228,6 +230,7 @@ class Committer:
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
             job()
+            del job  # what it holds is not the next wait's to keep
 
     def _flush(self) -> None:
         """Encode what waits and send it on its way; nothing else is."""
@@ -246,23 +249,28 @@ class Committer:
         self._flying = batch
         data = b"".join(batch.frames)
         lines = "".join(batch.lines).encode()
-        self._jobs.put(lambda: self._commit(batch, data, lines))
+        self._jobs.put(partial(self._commit, data, lines, batch.synced))
 
-    def _commit(self, batch: Batch, data: bytes, lines: bytes) -> None:
-        """In the writer's thread."""
+    def _commit(self, data: bytes, lines: bytes, position: int) -> None:
+        """In the writer's thread. The batch stays with the loop's: freeing its many small objects
+        here would cost twice as much.
+        """
         try:
-            written = self._log.append(data, batch.synced)
+            written = self._log.append(data, position)
         except StoreFullError as error:
-            self._loop.call_soon_threadsafe(self._guarded, self._refuse, batch, error)
+            self._loop.call_soon_threadsafe(self._guarded, self._refuse, error)
         except OSError as error:
             self._loop.call_soon_threadsafe(self._die, error)
         else:
-            self._loop.call_soon_threadsafe(self._guarded, self._land, batch, written)
+            self._loop.call_soon_threadsafe(self._guarded, self._land, written)
             self._events_log.write(lines)
 
-    def _land(self, batch: Batch, written: Written) -> None:
+    def _land(self, written: Written) -> None:
+        batch = self._flying
+        assert batch is not None
         # Nothing else sees the index before it has these bytes: no callback runs in between.
         written.segment.shown_size, written.segment.shown_crc = written.size, written.crc
+        self._landing = batch
         if self._open is not None and self._open.frames:
             # The next batch goes first: the disk works on it while this one is shown.
             self._flush()
@@ -271,6 +279,7 @@ class Committer:
             self._publish(batch, written.place)
             self._flying = None
             self._flush()
+        self._landing = None
 
     def _publish(self, batch: Batch, base: int) -> None:
         for step in batch.steps:
@@ -287,15 +296,14 @@ class Committer:
             self._settle(operation)
         self._on_published()
 
-    def _refuse(self, batch: Batch, error: StoreFullError) -> None:
-        self._flying = None
-        for operation in batch.operations():
-            self._settle(operation)
-            _fail(operation.future, error)
-        # What was encoded meanwhile counted on this batch's seqs: encode it again.
-        if self._open is not None:
-            self._waiting.extendleft(reversed(self._open.operations()))
-            self._open = None
+    def _refuse(self, error: StoreFullError) -> None:
+        # What was encoded meanwhile counted on this batch's seqs; there is no room for it either.
+        refused = (self._flying, self._open)
+        self._flying = self._open = None
+        for batch in refused:
+            for operation in batch.operations() if batch else ():
+                self._settle(operation)
+                _fail(operation.future, error)
         for box in self._index.boxes:
             box.assigned = box.last_seq
         self._flush()
@@ -308,14 +316,14 @@ class Committer:
             step(*args)
         except Exception as error:  # noqa: BLE001 - whatever it is, the store must end
             _log.exception("a commit failed")
-            self._die(error, *[arg for arg in args if isinstance(arg, Batch)])
+            self._die(error)
 
-    def _die(self, error: Exception, *landing: Batch) -> None:
+    def _die(self, error: Exception) -> None:
         """What is on the disk is unknown from here on: no caller may be told that it is there."""
         self._failure = StoreError(f"the log can't be written any more: {error}; coordd must be "
                                    "started again, it reads then what the disk kept")
         _log.critical("%s", self._failure)
-        for batch in (*landing, self._flying, self._open):
+        for batch in (self._landing, self._flying, self._open):
             for operation in batch.operations() if batch else ():
                 _fail(operation.future, self._failure)
         for operation in self._waiting:

@@ -44,10 +44,6 @@ class Import:
         self.size = sum(len(c.message.body or "") for c in changes if c.message) + len(changes)
 
     def encode(self, batch: Batch) -> None:
-        self._fresh.clear()
-        self._codes.clear()
-        self._seqs.clear()
-        self._placed.clear()
         accepted: list[Record] = []
         for number, change in enumerate(self._changes):
             try:

@@ -6,6 +6,7 @@ Sends are the hot path: what they do for each message is counted in tenths of a 
 from __future__ import annotations
 
 import asyncio
+from array import array
 from collections.abc import Callable, Sequence
 from itertools import accumulate, repeat
 from struct import pack
@@ -49,17 +50,19 @@ class Send:
                  claim: Claim | None) -> None:
         self._index = index
         self._reader = reader
-        self._drafts = drafts
+        self._drafts: Sequence[Draft] = drafts
         self._claim = claim
+        self._earlier: Send | None = None
+        self._run: Run | None = None
+        self._first = 0
+        self._facts: list[tuple[int, str, str, str | None]] = []
+        self.receipts: list[Receipt] = []
         self.future: asyncio.Future[list[Receipt]] = future
         self.messages = len(drafts)
         self.size = sum([len(d.body) for d in drafts]) + _MESSAGE_BYTES * self.messages
 
     def encode(self, batch: Batch) -> None:
         claim = self._claim
-        self._earlier: Send | None = None
-        self._run: Run | None = None
-        self.receipts: list[Receipt] = []
         if claim is not None and self._known(batch, claim):
             batch.steps.append(self)
             return
@@ -67,7 +70,6 @@ class Send:
             raise StoreSealedError(SEALED)
         run = self._run = batch.run()
         self._first = len(run.offsets)
-        self._facts: list[tuple[int, str, str, str | None]] = []
         plain = self.messages >= _COLUMNS_FROM and claim is None and not [
             1 for d in self._drafts
             if d.thread_id is not None or d.expires_at is not None or len(d.recipients) != 1]
@@ -78,6 +80,8 @@ class Send:
         run.sends.append(self)
         if claim is not None:
             batch.claims[claim_text(claim)] = self
+        # Freed now, while the processor has them at hand, and not after the commit.
+        self._drafts = ()
 
     def _encode_each(self, batch: Batch, run: Run) -> None:
         box_of, make_box = self._index.box_by_name.get, self._index.box
@@ -121,7 +125,7 @@ class Send:
             receipts.append(Receipt(message_id, thread_id, at, to))
         begin = _add(batch, payloads, position - batch.position)
         first = self._first
-        offsets[first:] = [begin + start for start in offsets[first:]]
+        offsets[first:] = array("Q", [begin + start for start in offsets[first:]])
 
     def _encode_columns(self, batch: Batch, run: Run) -> None:
         """As `_encode_each`, a column at a time: a batch of plain messages in two thirds of the
@@ -145,14 +149,15 @@ class Send:
             for d, i, to in zip(drafts, ids, tos, strict=True)]
         sizes = [len(payload) for payload in payloads]
         begin = _add(batch, payloads, len(drafts))
-        run.offsets += [start + begin for start in accumulate([0, *[n + 2 for n in sizes[:-1]]])]
-        run.sizes += sizes
+        run.offsets.extend(accumulate([begin, *[size + 2 for size in sizes[:-1]]]))
+        run.sizes.extend(sizes)
         run.senders += [box_of(d.from_agent) or make_box(d.from_agent) for d in drafts]
         run.boxes += boxes
-        run.seqs += seqs
-        run.ranks += [PRIORITY_RANK[d.priority] for d in drafts]
-        batch.lines += [f"{log_at}|SENT|{i}|{d.from_agent}|{d.recipients[0]}|{d.subject}\n"
-                        for d, i in zip(drafts, ids, strict=True)]
+        run.seqs.extend(seqs)
+        run.ranks.extend([PRIORITY_RANK[d.priority] for d in drafts])
+        batch.lines.append("".join([
+            f"{log_at}|SENT|{i}|{d.from_agent}|{d.recipients[0]}|{d.subject}\n"
+            for d, i in zip(drafts, ids, strict=True)]))
         self.receipts = list(map(Receipt, ids, ids, repeat(at), tos))
 
     def _known(self, batch: Batch, claim: Claim) -> bool:
@@ -219,7 +224,6 @@ class SetMark:
 
     def encode(self, batch: Batch) -> None:
         index, row = self._index, self._row
-        self._entry = None
         known = f"{row}/{self._code}"
         # What has expired is hidden before its event is stored, so it does not look at the state.
         if known in batch.known or (self._code != records.EXPIRED

@@ -1,5 +1,7 @@
 # Thin: each target is a line or two. `make up` needs python3 (3.11 or newer) and make.
-PYTHON ?= python3
+# Debian's own python3 is built with profile-guided optimization: a tenth faster than a plain build
+# that may come first in the PATH.
+PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
 PORT ?=
 BIN := .venv/bin
 

@@ -132,7 +132,7 @@ def test_a_token_is_shown_once_and_revoked_at_once(office: Office, agent: str) -
     client = office.with_token(token)
     assert client.get(f"/inbox/{agent}").status_code == 200
     listed = office.operator.get("/admin/tokens")
-    assert token.rsplit("_", 1)[1] not in listed.text
+    assert token.split("_", 2)[2] not in listed.text
     assert "sha256" not in listed.text
     entry = next(t for t in listed.json()["tokens"] if t["keyid"] == keyid)
     assert entry == {"keyid": keyid, "agent": agent, "created_at": entry["created_at"],
@@ -161,7 +161,7 @@ def test_the_operators_calls_take_the_operators_token(office: Office, agent: str
 def test_no_secret_reaches_the_log(office: Office, agent: str) -> None:
     _, token = office.issue(agent)
     office.with_token(token).get("/stats")
-    assert token.rsplit("_", 1)[1] not in office.server.log()
+    assert token.split("_", 2)[2] not in office.server.log()
     assert ADMIN_TOKEN.rsplit("_", 1)[1] not in office.server.log()
 
 

@@ -259,7 +259,7 @@ class Store(Protocol):
         """The groups, by name."""
 
     async def put_token(self, token: Token) -> None:
-        """Write a token, or its new state (revoked)."""
+        """Write a token, or its new state. A revocation is final: an import never takes it back."""
 
     async def tokens(self) -> list[Token]:
         """All tokens, revoked ones too, in the order made."""

@@ -48,6 +48,8 @@ class Call:
     data: bytes = b""
     offset: int = 0
     target: Path | None = None
+    full: bool = False
+    """Whether the disk had been told to run out of room."""
 
 
 class RecordingDisk(Disk):
@@ -85,6 +87,8 @@ class RecordingDisk(Disk):
         self._syncs_left = after
 
     def _note(self, call: Call) -> None:
+        if self._room is not None:
+            call = replace(call, full=True)
         if not self._pretend(call):
             self.trace.append(call)
 

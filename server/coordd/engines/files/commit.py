@@ -1,10 +1,12 @@
 """Group commit without a timer: what arrives while one commit is on its way goes with the next.
 
-    submit ─▶ waiting ─▶ encode (event loop) ─▶ write + fdatasync (thread) ─▶ publish (event loop)
+    submit ─▶ encode (event loop) ─▶ write + fdatasync (thread) ─▶ publish (event loop)
 
-Exactly one batch is on its way at a time. Seqs and positions are given when a batch is encoded,
-so the order in which calls were submitted is the order of every inbox. Nothing is seen, and no
-caller is answered, before its batch is durable.
+One batch is being written at a time; meanwhile the next is filled, and the writer's thread takes
+it by itself when the disk is free. Seqs and positions are given when a batch is encoded, so the
+order in which calls were submitted is the order of every inbox. Nothing is seen, and no caller is
+answered, before its batch is durable. What looks at the index to be encoded waits until nothing is
+on its way.
 """
 
 from __future__ import annotations
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
     from coordd.engines.files.log import Log, Written
 
 _BATCH_MESSAGES: Final = 4096
+_TAKEN_MESSAGES: Final = 16
+"""From how many messages on the writer takes the next batch by itself. A smaller one goes when the
+event loop comes to it, and has grown by then: syncs cost the processor too."""
 Listener = Callable[[str, int], None]
 _log = logging.getLogger("coordd.files")
 
@@ -53,10 +58,10 @@ class Run:
 class Batch:
     """Frames on their way to the disk, and what is already promised within them."""
 
-    __slots__ = ("at", "claims", "frames", "id_prefix", "id_salt", "known", "lines", "log_at",
-                 "messages", "position", "sealed", "size", "steps", "synced")
+    __slots__ = ("_earlier", "at", "claims", "frames", "id_prefix", "id_salt", "known", "lines",
+                 "log_at", "messages", "position", "sealed", "size", "steps", "synced")
 
-    def __init__(self, position: int, now_us: int, claims: dict[str, Operation], *,
+    def __init__(self, position: int, now_us: int, earlier: list[dict[str, Operation]], *,
                  sealed: bool) -> None:
         self.frames: list[bytes] = []
         self.size = 0
@@ -73,11 +78,19 @@ class Batch:
         self.id_prefix = f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-7{us * 4096 // 1000:03x}-{high:04x}-"
         self.id_salt = (random & 0xFF) << 40
         self.lines: list[str] = []
-        self.claims = claims
+        self.claims: dict[str, Operation] = {}
+        self._earlier = earlier
         self.known: set[str] = set()
         """`<row>/<code>` of the marks that this batch brings."""
         self.sealed = sealed
         self.steps: list[Run | Operation] = []
+
+    def claimed(self, text: str) -> Operation | None:
+        """The operation on its way that uses this claim."""
+        for claims in (self.claims, *self._earlier):
+            if text in claims:
+                return claims[text]
+        return None
 
     def run(self) -> Run:
         """The run of deliveries to go on with."""
@@ -140,11 +153,14 @@ class Committer:
         self._on_fatal = on_fatal
         self._on_published = on_published
         self._waiting: deque[Operation] = deque()
+        # Guarded by `_turn`, since the writer's thread takes the open batch by itself.
+        self._turn = threading.Lock()
         self._open: Batch | None = None
-        """Filled while another batch is on its way."""
+        """Filled while another batch is being written."""
         self._flying: Batch | None = None
-        self._landing: Batch | None = None
-        """Durable, and being shown."""
+        """Being written; the last one that was encoded but for the open one."""
+        self._outstanding: deque[Batch] = deque()
+        """Given to the writer, not shown yet."""
         self._scheduled = False
         self.waiting_messages = 0
         self._waiting_bytes = 0
@@ -165,24 +181,29 @@ class Committer:
             raise StoreBusyError(f"{self.waiting_messages} messages wait to be stored")
         self.waiting_messages += operation.messages
         self._waiting_bytes += operation.size
-        flying = self._flying
-        if flying is None:
+        if not (operation.early and self._encode_early(operation)):
             self._waiting.append(operation)
-            if not self._scheduled:
+            if not (self._outstanding or self._scheduled):
                 self._scheduled = True
                 self._idle.clear()
                 self._loop.call_soon(self._guarded, self._flush)
-        elif self._waiting or not operation.early:
-            self._waiting.append(operation)
-        else:
-            # The disk is busy, this processor need not be idle.
+
+    def _encode_early(self, operation: Operation) -> bool:
+        """Encode while the disk is busy: this processor need not be idle."""
+        if self._flying is None or self._waiting:
+            return False
+        with self._turn:
+            flying = self._flying
+            if flying is None:
+                return False
             if self._open is None:
-                self._open = Batch(flying.position, self._clock_us(), dict(flying.claims),
+                self._open = Batch(flying.position, self._clock_us(),
+                                   [batch.claims for batch in self._outstanding],
                                    sealed=flying.sealed)
-            if self._open.messages < _BATCH_MESSAGES:
-                self._encode(operation, self._open)
-            else:
-                self._waiting.append(operation)
+            if self._open.messages >= _BATCH_MESSAGES:
+                return False
+            self._encode(operation, self._open)
+            return True
 
     def _encode(self, operation: Operation, batch: Batch) -> None:
         try:
@@ -233,53 +254,56 @@ class Committer:
             del job  # what it holds is not the next wait's to keep
 
     def _flush(self) -> None:
-        """Encode what waits and send it on its way; nothing else is."""
+        """Encode what waits and give it to the writer; nothing is on its way."""
         self._scheduled = False
         batch, self._open = self._open, None
-        while batch is None or not batch.frames:
-            if batch is not None:
-                self._publish(batch, 0)
+        begun = batch is not None
+        while True:
+            batch = batch or Batch(self._index.position + 1, self._clock_us(), [],
+                                   sealed=self._index.sealed)
+            while self._waiting and batch.messages < _BATCH_MESSAGES and (
+                    self._waiting[0].early or not begun):
+                self._encode(self._waiting.popleft(), batch)
+            if batch.frames:
+                break
+            self._publish(batch, 0)
             if not self._waiting:
                 self._idle.set()
                 return
-            batch = Batch(self._index.position + 1, self._clock_us(), {},
-                          sealed=self._index.sealed)
-            while self._waiting and batch.messages < _BATCH_MESSAGES:
-                self._encode(self._waiting.popleft(), batch)
+            batch, begun = None, False
         self._flying = batch
-        data = b"".join(batch.frames)
-        lines = "".join(batch.lines).encode()
-        self._jobs.put(partial(self._commit, data, lines, batch.synced))
+        self._outstanding.append(batch)
+        self._jobs.put(partial(self._commit, batch))
 
-    def _commit(self, data: bytes, lines: bytes, position: int) -> None:
-        """In the writer's thread. The batch stays with the loop's: freeing its many small objects
-        here would cost twice as much.
-        """
+    def _commit(self, batch: Batch) -> None:
+        """In the writer's thread: make a batch durable, then take the one behind it."""
+        data = b"".join(batch.frames)
         try:
-            written = self._log.append(data, position)
+            written = self._log.append(data, batch.synced)
         except StoreFullError as error:
+            # The batch behind counts on this one's seqs: `_flying` stays, so nothing is taken.
             self._loop.call_soon_threadsafe(self._guarded, self._refuse, error)
+            return
         except OSError as error:
             self._loop.call_soon_threadsafe(self._die, error)
-        else:
-            self._loop.call_soon_threadsafe(self._guarded, self._land, written)
-            self._events_log.write(lines)
+            return
+        with self._turn:
+            behind = None
+            if self._open is not None and self._open.messages >= _TAKEN_MESSAGES:
+                behind, self._open = self._open, None
+                self._outstanding.append(behind)
+                self._jobs.put(partial(self._commit, behind))
+            self._flying = behind
+        self._loop.call_soon_threadsafe(self._guarded, self._land, written)
+        self._events_log.write("".join(batch.lines).encode())
 
     def _land(self, written: Written) -> None:
-        batch = self._flying
-        assert batch is not None
         # Nothing else sees the index before it has these bytes: no callback runs in between.
         written.segment.shown_size, written.segment.shown_crc = written.size, written.crc
-        self._landing = batch
-        if self._open is not None and self._open.frames:
-            # The next batch goes first: the disk works on it while this one is shown.
+        self._publish(self._outstanding[0], written.place)
+        self._outstanding.popleft()
+        if not self._outstanding:
             self._flush()
-            self._publish(batch, written.place)
-        else:
-            self._publish(batch, written.place)
-            self._flying = None
-            self._flush()
-        self._landing = None
 
     def _publish(self, batch: Batch, base: int) -> None:
         for step in batch.steps:
@@ -298,15 +322,18 @@ class Committer:
 
     def _refuse(self, error: StoreFullError) -> None:
         # What was encoded meanwhile counted on this batch's seqs; there is no room for it either.
-        refused = (self._flying, self._open)
-        self._flying = self._open = None
-        for batch in refused:
-            for operation in batch.operations() if batch else ():
+        for batch in self._unshown():
+            for operation in batch.operations():
                 self._settle(operation)
                 _fail(operation.future, error)
+        self._outstanding.clear()
+        self._flying = self._open = None
         for box in self._index.boxes:
             box.assigned = box.last_seq
         self._flush()
+
+    def _unshown(self) -> list[Batch]:
+        return [*self._outstanding, *([self._open] if self._open else [])]
 
     def _guarded(self, step: Callable[..., None], *args: object) -> None:
         """Take a step of the commit. A defect in it leaves index and log apart: that is as final
@@ -323,8 +350,8 @@ class Committer:
         self._failure = StoreError(f"the log can't be written any more: {error}; coordd must be "
                                    "started again, it reads then what the disk kept")
         _log.critical("%s", self._failure)
-        for batch in (self._landing, self._flying, self._open):
-            for operation in batch.operations() if batch else ():
+        for batch in self._unshown():
+            for operation in batch.operations():
                 _fail(operation.future, self._failure)
         for operation in self._waiting:
             _fail(operation.future, self._failure)

@@ -21,7 +21,7 @@ from coordd.engines.files.times import text_to_us, to_log_text
 from coordd.model import Event
 
 _BACKLOG_BYTES: Final = 8 << 20
-_UNSYNCED_BYTES: Final = 1 << 20
+_UNSYNCED_BYTES: Final = 256 << 10
 _TAIL_BYTES: Final = 64 << 10
 _CHUNK: Final = 1000
 _log = logging.getLogger("coordd.files")

@@ -162,7 +162,7 @@ class Send:
 
     def _known(self, batch: Batch, claim: Claim) -> bool:
         """Whether the claim was used. Raises KeyConflictError where for another request."""
-        earlier = batch.claims.get(claim_text(claim))
+        earlier = batch.claimed(claim_text(claim))
         if isinstance(earlier, Send):
             used: Claim | None = earlier._claim
             self._earlier = earlier

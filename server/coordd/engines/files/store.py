@@ -151,6 +151,7 @@ class FilesStore:
         await self._committer.drain()
         async with self._upkeep:
             await self._committer.close()
+            self._storage.trim()
             if self._index.position > self._snapshot_position or not (
                     self._folder / snapshot.NAME).exists():
                 self._write_snapshot(snapshot.capture(self._index, self._storage))

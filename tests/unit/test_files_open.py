@@ -12,7 +12,7 @@ from coordd.store import Draft, StoreDamagedError, StoreLockedError
 
 
 def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 async def filled(folder: Path) -> list[Path]:

@@ -147,11 +147,13 @@ def test_a_log_that_cannot_be_written_ends_the_server(data: Path) -> None:
     assert _send(connection, "before", size=10) == 200
     size = max(path.stat().st_size for path in (data / "log").glob("*.log"))
     resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (size + 100, size + 100))
-    try:
-        status = _send(connection, "after", size=60_000)
-    except (OSError, http.client.HTTPException):
-        status = 0
-    assert status != 200
+    statuses = [200]
+    while statuses[-1] == 200 and len(statuses) < 20:  # zeros that are there already are filled
+        try:
+            statuses.append(_send(connection, "after", size=60_000))
+        except (OSError, http.client.HTTPException):
+            statuses.append(0)
+    assert statuses[-1] != 200
     assert server.process.wait(LIMIT_S) == 1
     assert "the server ends" in server.log()
     assert "Traceback" not in server.log()

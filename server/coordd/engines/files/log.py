@@ -181,10 +181,19 @@ class Log:
         """Have zeros where a small write goes: a sync that changes neither the file's size nor its
         blocks takes half the time. Large writes do not gain by it.
         """
-        if size <= _SMALL_BYTES and segment.size + size > segment.reserved:
-            start = max(segment.reserved, segment.size)
+        if size > _SMALL_BYTES or segment.size + size <= segment.reserved:
+            return
+        start = max(segment.reserved, segment.size)
+        try:
             self.disk.write_synced(segment.fd, bytes(STEP_BYTES), start)
             segment.reserved = start + STEP_BYTES
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            # There may be room for the message itself.
+            segment.reserved = segment.size
+            self.disk.truncate(segment.fd, segment.size)
+            self.disk.datasync(segment.fd)
 
     def trim(self) -> None:
         """Cut the zeros behind the active segment's last frame off, durably: in a closed segment

@@ -28,7 +28,7 @@ _VERSION: Final = 1
 _COLUMNS: Final = ("positions", "places", "sizes", "senders", "owners", "seqs", "thread_before")
 _BY_POSITION: Final = ("rows_at", "entry_positions", "entry_places", "entry_sizes")
 _HASHES: Final = ("foreign_ids", "claims", "threads")
-Part = Callable[[], bytes]
+Part = Callable[[], Iterator[bytes]]
 
 
 class SegmentState(msgspec.Struct, array_like=True):
@@ -144,10 +144,14 @@ def capture(index: Index, log: Log) -> Iterator[bytes]:
     def grown(column: array[int] | bytearray) -> tuple[int, Part]:
         count = len(column)
         width = getattr(column, "itemsize", 1)
-        return count * width, lambda: bytes(column[:count])
+        step = STEP_BYTES // width
+        # A slice at a time: each copy holds the interpreter's lock.
+        return count * width, lambda: (bytes(column[start : min(start + step, count)])
+                                       for start in range(0, count, step))
 
     def copied(data: bytes) -> tuple[int, Part]:
-        return len(data), lambda: data
+        return len(data), lambda: (data[start : start + STEP_BYTES]
+                                   for start in range(0, len(data), STEP_BYTES))
 
     boxes = list(index.boxes)
     states = [BoxState(b.name, len(b.rows), len(b.sent), len(b.changes), b.last_seq,
@@ -156,13 +160,13 @@ def capture(index: Index, log: Log) -> Iterator[bytes]:
     parts += [copied(index.read_at.tobytes()), copied(index.acked_at.tobytes())]
     parts += [grown(getattr(index, name)) for name in (*_BY_POSITION, "types")]
     parts += [
-        (4 * sum(s.rows for s in states), lambda: b"".join(
-            [bytes(b.rows[: s.rows]) for b, s in zip(boxes, states, strict=True)])),
+        (4 * sum(s.rows for s in states), lambda: (
+            bytes(b.rows[: s.rows]) for b, s in zip(boxes, states, strict=True))),
         copied(b"".join([bytes(b.marks) for b in boxes])),
-        (4 * sum(s.sent for s in states), lambda: b"".join(
-            [bytes(b.sent[: s.sent]) for b, s in zip(boxes, states, strict=True)])),
-        (8 * sum(s.changes for s in states), lambda: b"".join(
-            [bytes(b.changes[: s.changes]) for b, s in zip(boxes, states, strict=True)])),
+        (4 * sum(s.sent for s in states), lambda: (
+            bytes(b.sent[: s.sent]) for b, s in zip(boxes, states, strict=True))),
+        (8 * sum(s.changes for s in states), lambda: (
+            bytes(b.changes[: s.changes]) for b, s in zip(boxes, states, strict=True))),
     ]
     for name in _HASHES:
         parts += [copied(part) for part in getattr(index, name).dump()]
@@ -179,7 +183,7 @@ def capture(index: Index, log: Log) -> Iterator[bytes]:
     def pieces() -> Iterator[bytes]:
         yield head
         for _, part in parts:
-            yield part()
+            yield from part()
 
     return pieces()
 

@@ -151,7 +151,7 @@ class Import:
         code = records.MARK_CODES[change.type]
         delivery = (change.id, change.agent, code)
         fresh = self._fresh.get(change.id)
-        row = None if fresh is not None else self._delivery(change.id, change.agent)
+        row = None if fresh is not None else self._reader.delivery(change.id, change.agent)
         if (fresh is None and row is None) or (fresh is not None and change.agent not in {
                 name for name, _ in fresh.to}):
             raise ValueError(f"no message {change.id} to {change.agent} is here or before this")
@@ -162,15 +162,6 @@ class Import:
             return None
         self._codes.add(delivery)
         return MarkRecord(change.type, change.at, change.id, change.agent)
-
-    def _delivery(self, message_id: str, agent: str) -> int | None:
-        first = self._reader.find(message_id)
-        box = self._index.box_by_name.get(agent)
-        if first is None or box is None:
-            return None
-        rows = (row for row in self._index.siblings(first)
-                if self._index.owners[row] == box.number)
-        return next(rows, None)
 
     def _has_event(self, row: int, code: int) -> bool:
         return code in (records.READ, records.ACKED) and self._index.has_mark(row, code)

@@ -10,7 +10,7 @@ from coordd.engines.files import records
 from coordd.engines.files.index import UNREAD, Index, Mailbox
 from coordd.engines.files.log import Log
 from coordd.engines.files.records import MarkRecord, SentRecord
-from coordd.engines.files.replay import claim_text, find_row
+from coordd.engines.files.replay import claim_text, find_delivery, find_row
 from coordd.engines.files.times import text_to_us
 from coordd.model import STATES, Core
 from coordd.store import Claim, Receipt, StoreBusyError
@@ -89,6 +89,12 @@ class Reader:
         if row is None or self.core(row).id != message_id:
             return None
         return row
+
+    def delivery(self, message_id: str, agent: str) -> int | None:
+        """The row of the message's delivery to `agent`, None where there is none."""
+        if self.find(message_id) is None:
+            return None
+        return find_delivery(self._index, message_id, agent)
 
     def entry(self, number: int) -> records.Record:
         """The record of an entry."""

@@ -204,7 +204,7 @@ class FilesStore:
 
     async def mark(self, message_id: str, agent: str, mark: Mark) -> MessageJson | None:
         self._expiry.run()
-        row = self._delivery(message_id, agent)
+        row = self._reader.delivery(message_id, agent)
         if row is None:
             return None
         if self._index.state(row) == GONE:
@@ -213,16 +213,6 @@ class FilesStore:
         self._committer.submit(SetMark(self._index, self._reader, future, row, message_id, mark,
                                        self._on_gone))
         return await asyncio.shield(future)
-
-    def _delivery(self, message_id: str, agent: str) -> int | None:
-        first = self._reader.find(message_id)
-        box = self._index.box_by_name.get(agent)
-        if first is None or box is None:
-            return None
-        for row in self._index.siblings(first):
-            if self._index.owners[row] == box.number:
-                return row
-        return None
 
     async def _put(self, record: Callable[[str], EntryRecord]) -> EntryRecord:
         future: asyncio.Future[EntryRecord] = self._loop.create_future()

@@ -90,7 +90,7 @@ def of(machine: Machine) -> list[str]:
 
 
 def _table(lab: str) -> str:
-    return f'"coordctl_{lab.replace("-", "_").replace(".", "_")}"'
+    return f"coordctl_{lab.replace('-', '_')}"
 
 
 def _nft(script: str) -> None:

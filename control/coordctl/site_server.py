@@ -80,14 +80,12 @@ def down(folder: Path) -> None:
     """End the site's server; a repeat says that nothing runs. Raises CoordctlError."""
     here = site.existing(folder)
     with site.locked(here.folder, "down"):
-        found = process.find(here)
-        if found is None:
+        with waiting("Stopping coordd …"):
+            pid = process.stop(here)
+        if pid is None:
             say(f"Nothing runs for the site {here.folder}.")
             return
-        run = Run(here.folder, "down")
-        with waiting(f"Stopping coordd (pid {found.pid}) …"):
-            pid = process.stop(here)
-        run.log(f"ended pid {pid}")
+        Run(here.folder, "down").log(f"ended pid {pid}")
         say(f"coordd has stopped. The messages stay in {here.data}.")
 
 

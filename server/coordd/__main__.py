@@ -20,6 +20,7 @@ from coordd import __version__, settings
 from coordd.daemon import Daemon
 from coordd.engines import open_engine
 from coordd.http import server as http
+from coordd.notify import notify
 from coordd.settings import Settings, SettingsError
 from coordd.store import StoreDamagedError, StoreError, StoreLockedError
 
@@ -111,11 +112,13 @@ async def _serve(wanted: Settings, daemon: Daemon, sock: socket) -> None:
         sock.listen(http.BACKLOG)
         log.info("coordd %s listening on %s, data in %s", __version__, http.url_of(sock),
                  wanted.data)
+        notify("READY=1")
         await server.serve(sockets=[sock])
     except OSError as error:
         raise StartError(f"cannot listen on {wanted.host} port {wanted.port}: "
                          f"{error.strerror}") from error
     finally:
+        notify("STOPPING=1")
         await daemon.close()
     log.info("stopped")
 

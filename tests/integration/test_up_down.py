@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -92,17 +93,48 @@ def test_status_in_every_format(ctl: Ctl) -> None:
     assert max(map(len, table.splitlines())) <= 80 + len(str(ctl.folder))
 
 
-def test_a_killed_server_is_started_again(ctl: Ctl) -> None:
+def test_a_killed_server_is_started_again_by_itself(ctl: Ctl) -> None:
     ctl.up()
+    sent = ctl.call("POST", "/api/v1/messages",
+                    {"from_agent": "code", "to_agent": "chat", "subject": "Hi", "body": "there"})
     pid = pid_of(ctl)
     os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + LIMIT_S
     while True:
         done = subprocess.run(ctl.arguments("status", "--format", "json"), env=ctl.env,
                               cwd=ctl.cwd, capture_output=True, text=True, timeout=LIMIT_S)
-        if not json.loads(done.stdout)["running"]:
+        if done.returncode == 0 and json.loads(done.stdout)["pid"] != pid:
             break
-    assert "is ready" in ctl("up").stdout
-    assert pid_of(ctl) != pid
+        assert time.monotonic() < deadline, done
+    assert [m["id"] for m in ctl.inbox("chat")] == [sent["id"]]
+
+
+def test_a_server_of_an_earlier_version_is_taken_over(ctl: Ctl) -> None:
+    """It ran without a supervisor; `down` ends it, and `up` after that starts one of its own."""
+    ctl.up()
+    sent = ctl.call("POST", "/api/v1/messages",
+                    {"from_agent": "code", "to_agent": "chat", "subject": "Hi", "body": "there"})
+    ctl("down")
+    command = [sys.executable, "-P", "-m", "coordd", "--settings",
+               str(ctl.folder / "coordd.toml")]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as bare:
+        assert "coordd runs at" in wait_until_up(ctl)
+        assert pid_of(ctl) == bare.pid
+        assert "coordd has stopped" in ctl("down").stdout
+        assert bare.wait(LIMIT_S) == 0
+    ctl("up")
+    assert [m["id"] for m in ctl.inbox("chat")] == [sent["id"]]
+
+
+def wait_until_up(ctl: Ctl) -> str:
+    """What `up` says once the server that runs already is ready."""
+    deadline = time.monotonic() + LIMIT_S
+    while time.monotonic() < deadline:
+        done = subprocess.run(ctl.arguments("status"), env=ctl.env, cwd=ctl.cwd,
+                              capture_output=True, timeout=LIMIT_S)
+        if done.returncode == 0:
+            return ctl("up").stdout
+    raise AssertionError("not ready")
 
 
 def test_a_look_alike_is_not_ended(ctl: Ctl) -> None:

@@ -53,10 +53,10 @@ def show_level(level: str, style: str) -> None:
     results_console().print(roles_table(told))
 
 
-def _machine(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
+def _machine(_: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
     machines: dict[str, Any] = {}
     for value in values:
-        name, _, address = value.partition("=")
+        name, _equals, address = value.partition("=")
         if not address or not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", name):
             raise click.BadParameter(f"{value!r} is not such as m1=192.0.2.7 or "
                                      "m1=admin@192.0.2.7:2222")

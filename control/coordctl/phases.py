@@ -7,7 +7,7 @@ reads: the rendered variables, the machines, the secrets' file, the role's and t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from coordctl import kit
@@ -34,16 +34,16 @@ def check_kit(profile: Profile, phases: list[str]) -> None:
             "the kit does not bring yet", mend="coordctl levels   (individual and team are whole)")
 
 
-def hashes(phases: list[str], files: Files, secrets: Path) -> dict[str, str]:
+def hashes(phases: list[str], files: Files, variables: Iterable[Path]) -> dict[str, str]:
     """Phase → hash of its inputs."""
     top = kit.folder()
-    sealed = secrets.read_bytes() if secrets.exists() else b""
+    more = {f"-e {file.name}": file.read_bytes() for file in variables}
     found = {}
     for phase in phases:
         read = {name: text.encode() for name, text in files.items()
                 if name in ("hosts.yml", "group_vars/all.yml", f"group_vars/{phase}.yml")
                 or name.startswith("host_vars/")}
-        read["secrets"] = sealed
+        read |= more
         for file in (top / "playbooks" / f"{phase}.yml",
                      *sorted((top / "roles" / phase).rglob("*"))):
             if file.is_file() and "molecule" not in file.parts:

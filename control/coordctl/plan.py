@@ -26,7 +26,6 @@ from coordctl.runs import Run
 from coordctl.show import cost_text, diff_text, topology_lines
 from coordctl.site import Site
 from coordctl.stage import Stage
-from coordctl.vault import SECRETS_FILE
 
 
 def plan(folder: Path, level: str | None, style: str) -> None:
@@ -79,7 +78,7 @@ def _check(here: Site, staged: Stage) -> tuple[list[Event], list[dict[str, Any]]
         with progress.shown():
             code = run(Playbooks(
                 staged.phases, inventory, here.known_hosts,
-                here.folder / "runs" / record.id / "ansible.log", here.folder / SECRETS_FILE,
+                here.folder / "runs" / record.id / "ansible.log", staged.variables,
                 here.vault.key, check=True, forks=max(5, len(staged.topology.roles))),
                 progress.handle)
     record.log(f"level {staged.profile.name}, exit code {code}, {len(progress.changes)} changes")

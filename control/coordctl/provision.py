@@ -25,7 +25,6 @@ from coordctl.show import topology_lines
 from coordctl.site import Site
 from coordctl.stage import Stage
 from coordctl.state import Generation
-from coordctl.vault import SECRETS_FILE
 
 
 def up(folder: Path, port: int | None, *, yes: bool, resume: bool) -> None:
@@ -105,7 +104,7 @@ def _provision(here: Site, staged: Stage, lock: int, *, resume: bool) -> int:
     """Run the phases; how many tasks changed something. Raises CoordctlError."""
     record = Run(here.folder, "up")
     log = here.folder / "runs" / record.id / "ansible.log"
-    wanted = phases.hashes(staged.phases, staged.files, here.folder / SECRETS_FILE)
+    wanted = phases.hashes(staged.phases, staged.files, staged.variables)
     held = phases.holding(wanted, here.state.current.phases) if (
         resume and here.state.current) else []
     if resume and held == staged.phases:
@@ -125,7 +124,7 @@ def _provision(here: Site, staged: Stage, lock: int, *, resume: bool) -> int:
         with progress.shown():
             code = run(Playbooks(
                 [phase for phase in staged.phases if phase not in held], here.folder / "inventory",
-                here.known_hosts, log, here.folder / SECRETS_FILE, here.vault.key,
+                here.known_hosts, log, staged.variables, here.vault.key,
                 forks=max(5, len(staged.topology.roles)), keep=(lock,)), progress.handle)
     except KeyboardInterrupt:
         progress.interrupted()

@@ -25,15 +25,12 @@ Values = dict[str, Any]
 
 class Controller(NamedTuple):
     """What the computer that coordctl runs on has to do with it. `service_manager`: how a server
-    on this computer is kept running (systemd-user, supervised). `release`, `wheelhouse`: what
-    message-server machines install, "" where that is built later.
+    on this computer is kept running (systemd-user, supervised).
     """
 
     folder: Path
     url: str
     service_manager: str = "supervised"
-    release: str = ""
-    wheelhouse: str = ""
 
 
 def values_of(told: SiteFile, profile: Profile, topology: Topology, controller: Controller
@@ -112,8 +109,6 @@ def _coordd(told: SiteFile, profile: Profile, topology: Topology, controller: Co
     return {
         "coordd_service_manager": controller.service_manager if local else "systemd",
         "coordd_python": "{{ ansible_playbook_python }}" if local else "",
-        "coordd_release": "" if local else controller.release,
-        "coordd_wheelhouse": "" if local else controller.wheelhouse,
         "coordd_config_dir": str(controller.folder) if local else "/etc/coordd",
         "coordd_data_dir": data, "coordd_ready_url": f"http://{ready}:{port}/ready",
         "coordd_settings": settings,

@@ -38,14 +38,17 @@ def cache_folder() -> Path:
 
 @dataclass(frozen=True)
 class Playbooks:
-    """What to run. `names`: files of playbooks/, a phase each, without their `.yml`."""
+    """What to run. `names`: files of playbooks/, a phase each, without their `.yml`.
+    `variables`: files of more variables, encrypted ones among them; `key` opens these.
+    `keep`: descriptors that the run inherits.
+    """
 
     names: Sequence[str]
     inventory: Path
     known_hosts: Path
     log: Path
-    secrets: Path | None = None
-    key: Path | None = None
+    variables: Sequence[Path]
+    key: Path
     check: bool = False
     forks: int = 10
     keep: Sequence[int] = field(default=())
@@ -53,10 +56,9 @@ class Playbooks:
     def arguments(self) -> list[str]:
         """The argv. It holds names of files and no secret."""
         words = [sys.executable, "-m", "ansible", "playbook", "-i", str(self.inventory)]
-        if self.secrets is not None:
-            words += ["-e", f"@{self.secrets}"]
-        if self.key is not None:
-            words += ["--vault-password-file", str(self.key)]
+        for file in self.variables:
+            words += ["-e", f"@{file}"]
+        words += ["--vault-password-file", str(self.key)]
         if self.check:
             words += ["--check", "--diff"]
         playbooks = kit.folder() / "playbooks"

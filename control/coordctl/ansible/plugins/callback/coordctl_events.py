@@ -79,9 +79,10 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
     def _result(self, result: Any, status: str) -> None:
         host = result.host.get_name()
         began = self._began.pop((host, result.task._uuid), None)
-        fields: dict[str, Any] = {"host": host, "status": status, "task": result.task.get_name().strip(),
-                  "path": result.task.get_path() or "",
-                  "elapsed_s": round(time.monotonic() - began, 3) if began else 0.0}
+        fields: dict[str, Any] = {
+            "host": host, "status": status, "task": result.task.get_name().strip(),
+            "path": result.task.get_path() or "",
+            "elapsed_s": round(time.monotonic() - began, 3) if began else 0.0}
         said = result.result
         hidden = bool(result.task.no_log) or "censored" in said
         if status in ("failed", "unreachable", "ignored"):

@@ -53,7 +53,8 @@ def show_level(level: str, style: str) -> None:
     results_console().print(roles_table(told))
 
 
-def _machine(_: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
+def _machine(_: click.Context, _option: click.Parameter, values: tuple[str, ...]
+             ) -> dict[str, Any]:
     machines: dict[str, Any] = {}
     for value in values:
         name, _equals, address = value.partition("=")

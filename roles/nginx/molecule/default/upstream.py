@@ -6,12 +6,13 @@ answer, /counts says [PORT, how many]. A stream gives one event, and the next wh
 
 import json
 import sys
-import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 PORT = int(sys.argv[1])
 died = 0
-released = threading.Event()
+released = Path("/run/released")  # of all upstreams: whichever is asked, the stream ends
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -29,7 +30,7 @@ class Handler(BaseHTTPRequestHandler):
             self.stream()
             return
         if path == "/release":
-            released.set()
+            released.touch()
         answers = {"/echo": dict(self.headers), "/counts": [PORT, died], "/release": None}
         body = json.dumps(answers.get(path, PORT)).encode()
         self.send_response(200)
@@ -46,8 +47,10 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.close_connection = True
         self.wfile.write(b"id: 1\nevent: message\ndata: first\n\n")
-        released.wait(30)
-        released.clear()
+        deadline = time.monotonic() + 30
+        while not released.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        released.unlink(missing_ok=True)
         self.wfile.write(b"id: 2\nevent: message\ndata: second\n\n")
 
     def log_message(self, *args):

@@ -79,9 +79,9 @@ def heal(lab: str, machines: Iterable[Machine]) -> None:
                 host.run([*prefix, "tc", "qdisc", "del", "dev", device, "root"])
 
 
-def of(machine: Machine) -> list[str]:
-    """The faults that a machine has now, in words, besides its state."""
-    words = [f"cut off from {address}" for address in sorted(_cut_off(machine))]
+def of(machine: Machine, names: Mapping[str, str]) -> list[str]:
+    """The faults that a machine has now, in words, besides its state. `names`: address → name."""
+    words = [f"cut off from {names.get(address, address)}" for address in sorted(_cut_off(machine))]
     if machine.state in ("running", "paused") and _is_slow(machine):
         words.append("slow network")
     if disk.is_full(machine.folder):

@@ -106,10 +106,12 @@ def status(folder: Path, given: str | None, style: str) -> None:
     """Show the lab's machines."""
     host.require_root("status")
     lab = name_of(folder, given)
+    machines = machine.found(lab)
+    names = {each.address: each.name for each in machines}
     rows: list[dict[str, Any]] = [
         {"name": each.name, "address": each.address, "state": each.state,
          "since": each.since and each.since.isoformat(timespec="seconds"),
-         "faults": faults.of(each)} for each in machine.found(lab)]
+         "faults": faults.of(each, names)} for each in machines]
     if style == "table":
         if not rows:
             say(f"{lab} has no machines: coordctl lab up makes some.")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from coordctl.errors import CoordctlError
-from coordctl.lab import disk, host, site_file
+from coordctl.lab import disk, host, network, site_file
 from coordctl.lab.podman import ADDRESS, LAB, SITE, containers, podman
 
 BOOT_LIMIT_S: Final = 60.0
@@ -80,7 +80,8 @@ def make(machine: Machine, site: Path, image: str, pool: Path, public_key: str) 
     words += [f"--volume={folder / 'disk' / name}:{place}" for name, place in disk.FOLDERS.items()]
     podman("create", "--systemd=always", "--privileged", "--pids-limit=-1", "--shm-size=256m",
            *words, f"--volume={folder / 'archives'}:{disk.ARCHIVES}",
-           f"--network={machine.lab}", f"--ip={machine.address}", "--no-hosts",
+           f"--network={machine.lab}", f"--ip={machine.address}",
+           f"--mac-address={network.mac(machine.address)}", "--no-hosts",
            f"--name={machine.container}", f"--hostname={machine.name}",
            "--log-driver=k8s-file", "--log-opt=max-size=1mb",
            f"--label={LAB}={machine.lab}", f"--label={SITE}={site}",

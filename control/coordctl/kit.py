@@ -12,5 +12,5 @@ def folder() -> Path:
     """The folder of playbooks/, roles/, templates/ and lock/: that of the checkout, or the copy
     that an installed wheel brings beside this module.
     """
-    installed = Path(__file__).with_name("kit")
+    installed = Path(__file__).with_name("kit_files")
     return installed if installed.is_dir() else Path(__file__).parents[2]

@@ -83,4 +83,65 @@ def shell(context: click.Context, lab_name: str | None, machine_name: str,
 
 @lab.group()
 def fault() -> None:
-    """Break a machine, or mend it."""
+    """Break a machine, or mend it. What is so already stays so."""
+
+
+def _on_one(kind: str, does: str) -> None:
+    @fault.command(kind, help=does)
+    @site_option
+    @_name_option
+    @_machine
+    @click.pass_context
+    def _(context: click.Context, lab_name: str | None, machine_name: str) -> None:
+        from coordctl.lab import lab as labs
+
+        labs.break_one(folder(context), lab_name, kind, machine_name)
+
+
+_on_one("kill", "Power off at once: what was not synced to the data disk is lost.")
+_on_one("start", "Switch on a machine that is off, and wait until it has booted.")
+_on_one("pause", "Freeze every process; connections stay open and silent.")
+_on_one("resume", "Let a paused machine go on.")
+_on_one("fill", "Take all room of the data disk (coordd's, PostgreSQL's, backups).")
+_on_one("free", "Give back the room that fill took.")
+
+
+@fault.command()
+@site_option
+@_name_option
+@click.argument("one", metavar="A")
+@click.argument("other", metavar="B")
+@click.pass_context
+def partition(context: click.Context, lab_name: str | None, one: str, other: str) -> None:
+    """Drop every packet between machines A and B, until heal."""
+    from coordctl.lab import lab as labs
+
+    if one == other:
+        raise click.BadParameter(f"{one} can't be cut off from itself")
+    labs.partition(folder(context), lab_name, one, other)
+
+
+@fault.command()
+@site_option
+@_name_option
+@_machine
+@click.option("--rate", "rate_kbytes", type=click.IntRange(1, 1_000_000), required=True,
+              metavar="KBYTES", help="At most so many kB a second, each way.")
+@click.pass_context
+def slow(context: click.Context, lab_name: str | None, machine_name: str,
+         rate_kbytes: int) -> None:
+    """Slow a machine's network down, until heal or its next boot."""
+    from coordctl.lab import lab as labs
+
+    labs.slow(folder(context), lab_name, machine_name, rate_kbytes)
+
+
+@fault.command()
+@site_option
+@_name_option
+@click.pass_context
+def heal(context: click.Context, lab_name: str | None) -> None:
+    """End every partition and every slow network of the lab."""
+    from coordctl.lab import lab as labs
+
+    labs.heal(folder(context), lab_name)

@@ -7,7 +7,7 @@ neither a machine's own firewall (`flush ruleset`) nor its next boot ends it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from coordctl.errors import CoordctlError
@@ -79,14 +79,27 @@ def heal(lab: str, machines: Iterable[Machine]) -> None:
                 host.run([*prefix, "tc", "qdisc", "del", "dev", device, "root"])
 
 
-def of(machine: Machine) -> list[str]:
-    """The faults that a machine has now, in words, besides its state."""
-    words = [f"cut off from {address}" for address in sorted(_cut_off(machine))]
+def of(machine: Machine, names: Mapping[str, str]) -> list[str]:
+    """The faults that a machine has now, in words, besides its state. `names`: address → name."""
+    words = [f"cut off from {names.get(address, address)}" for address in sorted(_cut_off(machine))]
     if machine.state in ("running", "paused") and _is_slow(machine):
         words.append("slow network")
     if disk.is_full(machine.folder):
         words.append("full disk")
     return words
+
+
+# kind → what does it, the states in which it can be done, what is so then.
+ON_ONE: Final[Mapping[str, tuple[Callable[[Machine], None], tuple[str, ...], str]]] = {
+    "kill": (kill, ("running", "paused", "stopped"), "is off"),
+    "start": (start, ("running", "stopped"), "is up"),
+    "pause": (pause, ("running", "paused"), "is paused"),
+    "resume": (resume, ("running", "paused"), "runs"),
+    "fill": (lambda machine: disk.fill(machine.folder), ("running", "paused", "stopped"),
+             "has no room left on its data disk"),
+    "free": (lambda machine: disk.free(machine.folder), ("running", "paused", "stopped"),
+             "has room on its data disk"),
+}
 
 
 def _table(lab: str) -> str:

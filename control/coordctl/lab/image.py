@@ -27,12 +27,15 @@ PACKAGES: Final = (
     "ca-certificates", "procps", "kmod", "tzdata", "cron", "less")
 
 # Run in turn by mmdebstrap when all packages are installed; $1 is the image's root.
-# Modules are the host's business: their unit fails in a container. The timers of apt would take
-# dpkg's lock at a time of their own. Host keys and the machine's id are made for each machine. apt
-# keeps what it downloads: the lab shares it between machines. The last hook tells systemd that
-# what follows an update of /usr is done: the first boot need not do it.
+# The kernel is the host's business: units that load modules or change it are masked (one fails in
+# a container, and systemd says degraded). apt's timers would take dpkg's lock at any time. Host
+# keys and the machine's id are made for each machine. apt keeps what it downloads: the lab shares
+# it between machines. The last hook tells systemd that what follows an update of /usr is done:
+# the first boot need not do it.
 HOOKS: Final = (
-    'chroot "$1" systemctl mask systemd-modules-load.service',
+    ('chroot "$1" systemctl mask systemd-modules-load.service systemd-binfmt.service '
+     "proc-sys-fs-binfmt_misc.automount dev-hugepages.mount sys-kernel-config.mount "
+     "sys-kernel-debug.mount sys-kernel-tracing.mount sys-fs-fuse-connections.mount"),
     'chroot "$1" systemctl disable apt-daily.timer apt-daily-upgrade.timer',
     'rm -f "$1"/etc/ssh/ssh_host_* "$1"/etc/hostname && : > "$1"/etc/machine-id',
     'install -d -m 700 "$1"/root/.ssh',

@@ -66,12 +66,8 @@ def up(folder: Path, count: int, level: str, given: str | None, *, yes: bool) ->
                                       for each in machines})
         addresses = {each.name: each.address for each in machines}
         site_file.write_site(folder, lab, addresses, level)
-
-        def settle(each: Machine) -> None:
-            machine.wait(each, folder)
-            machine.tell_names(each, folder, addresses)
-
-        _all(f"{lab}: machines booted", settle, machines)
+        _all(f"{lab}: machines booted", lambda each: machine.settle(each, folder, addresses),
+             machines)
         run.log(f"{lab}: {len(machines)} machines are up")
     say(f"{len(machines)} machines of {lab} are up: {names_of(machines)}. "
         f"The site is {folder}")
@@ -110,10 +106,12 @@ def status(folder: Path, given: str | None, style: str) -> None:
     """Show the lab's machines."""
     host.require_root("status")
     lab = name_of(folder, given)
+    machines = machine.found(lab)
+    names = {each.address: each.name for each in machines}
     rows: list[dict[str, Any]] = [
         {"name": each.name, "address": each.address, "state": each.state,
          "since": each.since and each.since.isoformat(timespec="seconds"),
-         "faults": faults.of(each)} for each in machine.found(lab)]
+         "faults": faults.of(each, names)} for each in machines]
     if style == "table":
         if not rows:
             say(f"{lab} has no machines: coordctl lab up makes some.")
@@ -127,12 +125,60 @@ def status(folder: Path, given: str | None, style: str) -> None:
 def shell(folder: Path, given: str | None, name: str, command: list[str]) -> None:
     """Become ssh to the machine. Returns only by raising CoordctlError."""
     host.require_root(f"shell {name}")
-    each = one(name_of(folder, given), name)
-    if each.state != "running":
-        raise CoordctlError(f"{name} is {each.state}", mend=_waking(each))
+    each = _in_state(name_of(folder, given), name, ("running",))
     terminal = [] if command else ["-t"]
     argv = site_file.ssh(folder, each.address)
     os.execvp(argv[0], [*argv[:-1], *terminal, argv[-1], *command])  # noqa: S606
+
+
+def break_one(folder: Path, given: str | None, kind: str, name: str) -> None:
+    """Do to one machine what `kind`, a key of faults.ON_ONE, says. Raises CoordctlError."""
+    with _breaking(folder, given, f"{kind} {name}") as lab:
+        act, wanted, said = faults.ON_ONE[kind]
+        act(_in_state(lab, name, wanted))
+        if kind == "start":
+            machines = machine.found(lab)
+            addresses = {each.name: each.address for each in machines}
+            machine.settle(one(lab, name), folder, addresses)
+    say(f"{name} {said}.")
+
+
+def partition(folder: Path, given: str | None, name: str, other: str) -> None:
+    """Cut two machines off from each other. Raises CoordctlError."""
+    with _breaking(folder, given, f"partition {name} {other}") as lab:
+        faults.partition(one(lab, name), one(lab, other))
+    say(f"{name} and {other} are cut off from each other: coordctl lab fault heal ends it.")
+
+
+def slow(folder: Path, given: str | None, name: str, rate_kbytes: int) -> None:
+    """Slow one machine's network down. Raises CoordctlError."""
+    with _breaking(folder, given, f"slow {name}") as lab:
+        faults.slow(_in_state(lab, name, ("running",)), rate_kbytes)
+    say(f"{name} sends and takes at most {rate_kbytes} kB/s: coordctl lab fault heal ends it.")
+
+
+def heal(folder: Path, given: str | None) -> None:
+    """End every partition and every slow network. Raises CoordctlError."""
+    with _breaking(folder, given, "heal") as lab:
+        faults.heal(lab, machine.found(lab))
+    say(f"The network of {lab} is whole.")
+
+
+@contextmanager
+def _breaking(folder: Path, given: str | None, words: str) -> Iterator[str]:
+    host.require_root(f"fault {words}")
+    lab = name_of(folder, given)
+    with _sole(folder, lab, f"lab fault {words}"):
+        if folder.exists():
+            Run(folder, "lab fault").log(f"{lab}: {words}")
+        yield lab
+
+
+def _in_state(lab: str, name: str, wanted: tuple[str, ...]) -> Machine:
+    each = one(lab, name)
+    if each.state not in wanted:
+        raise CoordctlError(f"{name} is {each.state}", mend=_waking(each))
+    return each
 
 
 def one(lab: str, name: str) -> Machine:

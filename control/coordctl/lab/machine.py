@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from coordctl.errors import CoordctlError
-from coordctl.lab import disk, host, site_file
+from coordctl.lab import disk, host, network, site_file
 from coordctl.lab.podman import ADDRESS, LAB, SITE, containers, podman
 
 BOOT_LIMIT_S: Final = 60.0
 _OURS: Final = "# coordctl lab"
+_SETTLE: Final = (f"grep -v ' {_OURS}$' /etc/hosts > /etc/hosts.new; "
+                  "cat >> /etc/hosts.new && mv /etc/hosts.new /etc/hosts && "
+                  "systemctl is-system-running --wait")
 # Podman's words for a container that has been made but never started.
 _HALF_MADE: Final = ("created", "configured", "initialized", "removing", "unknown")
 
@@ -77,7 +80,8 @@ def make(machine: Machine, site: Path, image: str, pool: Path, public_key: str) 
     words += [f"--volume={folder / 'disk' / name}:{place}" for name, place in disk.FOLDERS.items()]
     podman("create", "--systemd=always", "--privileged", "--pids-limit=-1", "--shm-size=256m",
            *words, f"--volume={folder / 'archives'}:{disk.ARCHIVES}",
-           f"--network={machine.lab}", f"--ip={machine.address}", "--no-hosts",
+           f"--network={machine.lab}", f"--ip={machine.address}",
+           f"--mac-address={network.mac(machine.address)}", "--no-hosts",
            f"--name={machine.container}", f"--hostname={machine.name}",
            "--log-driver=k8s-file", "--log-opt=max-size=1mb",
            f"--label={LAB}={machine.lab}", f"--label={SITE}={site}",
@@ -130,10 +134,15 @@ def bring_up(machine: Machine, pool: Path) -> None:
         podman("unpause", machine.container)
 
 
-def wait(machine: Machine, site: Path) -> None:
-    """Wait until the machine answers over SSH and systemd has booted. Raises CoordctlError."""
+def settle(machine: Machine, site: Path, addresses: Mapping[str, str]) -> None:
+    """Wait until the machine answers over SSH and systemd has booted; tell it the others' names.
+
+    `addresses`: all the lab's machines, name → address, for /etc/hosts. It is one login, since
+    each starts a user manager that takes as long as half a boot. Raises CoordctlError.
+    """
     deadline = time.monotonic() + BOOT_LIMIT_S
-    inspect = [*site_file.ssh(site, machine.address), "systemctl is-system-running --wait; true"]
+    names = "".join(f"{address} {name} {_OURS}\n" for name, address in addresses.items())
+    login = [*site_file.ssh(site, machine.address), _SETTLE]
     said = "no answer on port 22"
     while time.monotonic() < deadline:
         try:
@@ -142,11 +151,12 @@ def wait(machine: Machine, site: Path) -> None:
             said = f"port 22: {error.strerror or error}"
             time.sleep(0.05)
             continue
-        said = host.run(inspect, timeout_s=BOOT_LIMIT_S, check=False).strip()
+        said = host.run(login, given=names.encode(), timeout_s=BOOT_LIMIT_S, check=False).strip()
         if said == "running":
             return
         if said in ("degraded", "maintenance"):
-            failed = host.run([*inspect[:-1], "systemctl --failed --plain --no-legend"])
+            failed = podman("exec", machine.container, "systemctl", "--failed", "--plain",
+                            "--no-legend", check=False)
             raise CoordctlError(f"{machine.name} has booted, but systemd says {said}",
                                 details=failed.strip(),
                                 mend=f"coordctl lab shell {machine.name} -- journalctl -b -p err")
@@ -155,14 +165,6 @@ def wait(machine: Machine, site: Path) -> None:
     raise CoordctlError(f"{machine.name} ({machine.address}) has not booted in "
                         f"{BOOT_LIMIT_S:.0f} s: {said or 'SSH refused'}", details=log.strip(),
                         mend=f"podman logs {machine.container}")
-
-
-def tell_names(machine: Machine, site: Path, machines: Mapping[str, str]) -> None:
-    """Let the machine's /etc/hosts name all the lab's machines (name → address)."""
-    lines = "".join(f"{address} {name} {_OURS}\n" for name, address in machines.items())
-    script = (f"grep -v ' {_OURS}$' /etc/hosts > /etc/hosts.new; "
-              "cat >> /etc/hosts.new && mv /etc/hosts.new /etc/hosts")
-    host.run([*site_file.ssh(site, machine.address), script], given=lines.encode())
 
 
 def remove(machine: Machine, pool: Path) -> None:

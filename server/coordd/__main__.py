@@ -50,7 +50,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         wanted = settings.load(arguments.settings, os.environ)
         if arguments.check:
-            if wanted.admin_token_file:
+            # What systemd gives a unit is there only while the unit runs.
+            if wanted.admin_token_file and not settings.is_credential(wanted.admin_token_file):
                 from coordd.auth import read_admin_secret
 
                 read_admin_secret(wanted.admin_token_file)

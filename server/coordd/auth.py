@@ -22,7 +22,7 @@ import msgspec
 from coordd.http.request import Request
 from coordd.model import Token, now_text
 from coordd.problems import Problem
-from coordd.settings import Settings, SettingsError
+from coordd.settings import Settings, SettingsError, is_credential
 from coordd.store import Store, StoreError
 
 log = logging.getLogger("coordd")
@@ -201,7 +201,7 @@ def read_admin_secret(file: Path) -> bytes:
                             ) from None
     except UnicodeDecodeError:
         text = ""
-    if stat.S_IMODE(mode) & 0o077:
+    if stat.S_IMODE(mode) & 0o077 and not is_credential(file):
         raise SettingsError(f"admin_token_file = \"{file}\": others may read it (mode "
                             f"{stat.S_IMODE(mode):04o}): chmod 600 {file}")
     found = _admin_token.match(text)

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta
 
 ENV_PREFIX: Final = "COORDD_"
+CREDENTIALS: Final = Path("/run/credentials")
 
 
 class SettingsError(Exception):
@@ -54,6 +55,14 @@ _WANTED: Final = {
     "segment_bytes": "a whole number of bytes from 65536 (64 KiB) to 1099511627776 (1 TiB)",
     "log_level": "\"debug\", \"info\", \"warning\" or \"error\"",
 }
+
+
+def is_credential(file: Path) -> bool:
+    """Whether systemd gives the file to a unit (LoadCredential=) and guards it from all others.
+
+    It does so by an access control list, which the mode shows as rights of a group.
+    """
+    return CREDENTIALS in file.parents
 
 
 def load(file: Path | None, environ: Mapping[str, str]) -> Settings:

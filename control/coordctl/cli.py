@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from coordctl.cli_agents import agent
+from coordctl.cli_lab import lab
 from coordctl.cli_messages import export, import_
 from coordctl.cli_options import FormatOption, folder, given_site, site_option
 from coordctl.errors import CoordctlError
@@ -75,6 +76,7 @@ def status(context: click.Context, style: str) -> None:
 cli.add_command(import_)
 cli.add_command(export)
 cli.add_command(agent)
+cli.add_command(lab)
 
 
 def main(arguments: list[str] | None = None) -> Any:

@@ -90,7 +90,9 @@ def make(machine: Machine, image: str, pool: Path, public_key: str) -> None:
            f"--name={machine.container}", f"--hostname={machine.name}",
            "--log-driver=k8s-file", "--log-opt=max-size=1mb",
            f"--label={LAB}={machine.lab}", f"--label={SITE}={machine.site}",
-           f"--label={ADDRESS}={machine.address}", image, "/sbin/init")
+           f"--label={ADDRESS}={machine.address}", image,
+           # As a kernel leaves it: units' credentials come by mounts that must be seen outside.
+           "/bin/sh", "-c", "mount --make-rshared / && exec /sbin/init")
     host_key = (folder / "host_key").read_bytes()
     podman("cp", "-", f"{machine.container}:/", given=_tar({
         "root/.ssh/authorized_keys": (f"{public_key}\n".encode(), 0o600),

@@ -13,7 +13,6 @@ from typing import Any, Final
 from coordctl.errors import CoordctlError
 from coordctl.lab import faults, host, image, machine, network, site_file
 from coordctl.lab.machine import Machine
-from coordctl.lab.podman import SITE, containers
 from coordctl.output import confirm, note, progress, say, show_rows
 from coordctl.runs import Run
 from coordctl.site import locked
@@ -36,28 +35,35 @@ def up(folder: Path, count: int, level: str, given: str | None, *, yes: bool) ->
         confirm("Install them?", yes=yes)
         host.install(packages)
     with _sole(folder, lab, "lab up", make=True):
-        _check_owner(lab, folder)
         there = {each.name: each for each in machine.found(lab)}
+        for each in there.values():
+            if each.site != str(folder):
+                raise CoordctlError(f"{lab} is the lab of another site, {each.site}",
+                                    mend="coordctl lab up --name ANOTHER")
         names = [f"m{number}" for number in range(1, count + 1)]
         whole = {name: each for name, each in there.items() if each.state != "half-made"}
         fresh = [name for name in names if name not in whole]
-        if asked := _changes(lab, whole, fresh):
+        build = bool(fresh) and not image.is_built()
+        if asked := _changes(lab, whole, fresh, build=build):
             note(asked)
             confirm("Do it?", yes=yes)
         run = Run(folder, "lab up")
         run.log(asked or f"{lab}: nothing to change")
-        made_from = image.ensure() if fresh else ""
+        if build:
+            image.ensure()
         subnet = network.ensure(lab, str(folder))
         key = site_file.ensure_key(folder)
         site_file.name_lab(folder, lab)
         pool = host.cache() / "packages"
+        made_from = image.tag()
         machines = [whole.get(name) or Machine(name, lab, network.address(subnet, name),
-                                               "half-made", None)
+                                               there[name].state if name in there else "missing",
+                                               str(folder))
                     for name in dict.fromkeys((*names, *whole))]
 
         def start(each: Machine) -> None:
-            if each.state == "half-made":
-                machine.make(each, folder, made_from, pool, key)
+            if each.state in ("half-made", "missing"):
+                machine.make(each, made_from, pool, key)
             else:
                 machine.bring_up(each, pool)
 
@@ -82,7 +88,7 @@ def down(folder: Path, given: str | None, *, yes: bool) -> None:
         left = machine.folder_of(lab)
         known = {each.name for each in machines}
         if left.exists():  # of machines that an interrupted run made or removed halfway
-            machines += [Machine(each.name, lab, "", "half-made", None)
+            machines += [Machine(each.name, lab, "", "missing", str(folder))
                          for each in sorted(left.iterdir()) if each.name not in known]
         if not machines and network.find(lab) is None and not left.exists():
             say(f"There is no lab {lab}: nothing to remove.")
@@ -200,24 +206,17 @@ def _waking(each: Machine) -> str:
     return f"coordctl lab fault {'resume' if each.state == 'paused' else 'start'} {each.name}"
 
 
-def _changes(lab: str, whole: dict[str, Machine], fresh: list[str]) -> str:
+def _changes(lab: str, whole: dict[str, Machine], fresh: list[str], *, build: bool) -> str:
     """What `up` will do, for a person; empty where that is nothing."""
     wake = [each.name for each in whole.values() if each.state != "running"]
     what = []
-    if fresh and not image.is_built():
+    if build:
         what.append("build the image (a minute or two, once)")
     if fresh:
         what.append(f"make {', '.join(fresh)}")
     if wake:
         what.append(f"switch on {', '.join(wake)}")
     return f"{lab}: {'; '.join(what)}." if what else ""
-
-
-def _check_owner(lab: str, folder: Path) -> None:
-    for row in containers(f"label=coordctl.lab={lab}"):
-        if (owner := row["Labels"].get(SITE)) != str(folder):
-            raise CoordctlError(f"{lab} is the lab of another site, {owner}",
-                                mend="coordctl lab up --name ANOTHER")
 
 
 @contextmanager

@@ -28,13 +28,18 @@ _HALF_MADE: Final = ("created", "configured", "initialized", "removing", "unknow
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine as podman tells of it. `state`: running, paused, stopped or half-made."""
+    """A machine as podman tells of it.
+
+    `state`: running, paused, stopped, half-made by an interrupted run, or missing; `site`: the
+    folder of the site that it was made for.
+    """
 
     name: str
     lab: str
     address: str
     state: str
-    since: datetime | None
+    site: str
+    since: datetime | None = None
 
     @property
     def container(self) -> str:
@@ -65,10 +70,10 @@ def _machine(lab: str, row: Mapping[str, Any]) -> Machine:
     if row["State"] in _HALF_MADE:
         state, at = "half-made", 0
     return Machine(row["Names"][0].removeprefix(f"{lab}-"), lab, row["Labels"][ADDRESS], state,
-                   datetime.fromtimestamp(at, UTC) if at else None)
+                   row["Labels"][SITE], datetime.fromtimestamp(at, UTC) if at else None)
 
 
-def make(machine: Machine, site: Path, image: str, pool: Path, public_key: str) -> None:
+def make(machine: Machine, image: str, pool: Path, public_key: str) -> None:
     """Make the machine and switch it on. What an interrupted run left of it is removed first."""
     remove(machine, pool)
     folder = machine.folder
@@ -84,7 +89,7 @@ def make(machine: Machine, site: Path, image: str, pool: Path, public_key: str) 
            f"--mac-address={network.mac(machine.address)}", "--no-hosts",
            f"--name={machine.container}", f"--hostname={machine.name}",
            "--log-driver=k8s-file", "--log-opt=max-size=1mb",
-           f"--label={LAB}={machine.lab}", f"--label={SITE}={site}",
+           f"--label={LAB}={machine.lab}", f"--label={SITE}={machine.site}",
            f"--label={ADDRESS}={machine.address}", image,
            # As a kernel leaves it: units' credentials come by mounts that must be seen outside.
            "/bin/sh", "-c", "mount --make-rshared / && exec /sbin/init")
@@ -171,7 +176,8 @@ def settle(machine: Machine, site: Path, addresses: Mapping[str, str]) -> None:
 
 def remove(machine: Machine, pool: Path) -> None:
     """Remove the machine, its disk too; the packages that it downloaded stay in the pool."""
-    podman("rm", "--force", "--time=0", "--ignore", machine.container)
+    if machine.state != "missing":
+        podman("rm", "--force", "--time=0", "--ignore", machine.container)
     if machine.folder.exists():
         disk.unmount(machine.folder)
         disk.share_packages(pool, machine.folder)

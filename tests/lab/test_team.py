@@ -13,7 +13,6 @@ import pytest
 
 from support.team import Team
 
-
 _READ_SECRETS = ("import sys, json; from pathlib import Path; from coordctl.site import Site; "
                  "print(json.dumps(Site(Path(sys.argv[1])).vault.read('secrets.yml')))")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from coordctl.errors import CoordctlError
-from coordctl.lab import faults, host, image, machine, network, site_file
+from coordctl.lab import disk, faults, host, image, machine, network, site_file
 from coordctl.lab.machine import Machine
 from coordctl.output import confirm, note, progress, say, show_rows
 from coordctl.runs import Run
@@ -60,6 +60,8 @@ def up(folder: Path, count: int, level: str, given: str | None, *, yes: bool) ->
                                                there[name].state if name in there else "missing",
                                                str(folder))
                     for name in dict.fromkeys((*names, *whole))]
+        for each in whole.values():
+            disk.collect_packages(pool, each.folder)
 
         def start(each: Machine) -> None:
             if each.state in ("half-made", "missing"):

@@ -80,7 +80,7 @@ def make(machine: Machine, image: str, pool: Path, public_key: str) -> None:
     folder.mkdir(mode=0o700, parents=True)
     site_file.make_key(folder / "host_key", machine.name)
     disk.mount(folder)
-    disk.share_packages(pool, folder)
+    disk.offer_packages(pool, folder)
     words = _limits()
     words += [f"--volume={folder / 'disk' / name}:{place}" for name, place in disk.FOLDERS.items()]
     podman("create", "--systemd=always", "--privileged", "--pids-limit=-1", "--shm-size=256m",
@@ -133,7 +133,7 @@ def public_host_key(machine: Machine) -> str:
 
 def bring_up(machine: Machine, pool: Path) -> None:
     """Switch on a machine that is off, wake one that is paused; a running one stays as it is."""
-    disk.share_packages(pool, machine.folder)
+    disk.offer_packages(pool, machine.folder)
     if machine.state == "stopped":
         disk.mount(machine.folder)
         podman("start", machine.container)
@@ -180,5 +180,5 @@ def remove(machine: Machine, pool: Path) -> None:
         podman("rm", "--force", "--time=0", "--ignore", machine.container)
     if machine.folder.exists():
         disk.unmount(machine.folder)
-        disk.share_packages(pool, machine.folder)
+        disk.collect_packages(pool, machine.folder)
         disk.remove(machine.folder)

@@ -148,7 +148,8 @@ def test_a_backup_is_proved_and_brings_everything_back(team: Team) -> None:
         team.on("systemctl stop coordd && rm -rf /var/lib/coordd/* && "
                 "newest=$(ls /var/backups/coordd/*.jsonl.gz | tail -1) && cd / && "
                 "setpriv --reuid=coordd --regid=coordd --clear-groups "
-                "/opt/coordd/current/bin/python -m coordd.backup restore \"$newest\" --data /var/lib/coordd && "
+                "/opt/coordd/current/bin/python -m coordd.backup restore \"$newest\" "
+                "--data /var/lib/coordd && "
                 "systemctl start coordd")
         after = keeper.get("/api/v1/inbox/keeper").json()
         assert after["messages"] == before["messages"]

@@ -17,6 +17,7 @@ down: .venv/.run
 
 test: .venv/.dev
 	@command -v ab >/dev/null || { $(call install,apache2-utils); }
+	@command -v redis-server >/dev/null || { $(call install,redis-server); }
 	$(BIN)/pytest
 
 check: .venv/.dev

@@ -55,7 +55,9 @@ def main(argv: list[str] | None = None) -> int:
                 from coordd.auth import read_admin_secret
 
                 read_admin_secret(wanted.admin_token_file)
-            if wanted.cache == "redis":
+            if wanted.cache == "redis" and not (
+                    wanted.redis_password_file
+                    and settings.is_credential(wanted.redis_password_file)):
                 from coordd.cache.address import connections
 
                 connections(wanted)

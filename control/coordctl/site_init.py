@@ -33,8 +33,8 @@ def init(folder: Path, level: str | None, machines: dict[str, Any], name: str | 
         say(f"Site {here.folder}: level {here.file.level}")
         for line in topology_lines(here.state.current, topology, here.address):
             say(f"  {line}")
-        for what in made:
-            say(f"Made: {what}, encrypted; the key is {here.vault.key}")
+        if made:
+            say(f"Made: {', '.join(made)}; encrypted with {here.vault.key}")
     note("Next:  coordctl plan" if not here.is_local else "Next:  coordctl up")
 
 

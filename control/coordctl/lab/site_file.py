@@ -17,12 +17,16 @@ _NAME: Final = "lab/name"
 
 
 def write_site(folder: Path, lab: str, machines: Mapping[str, str], level: str) -> None:
-    """Tell site.yml of the lab's machines (name → address); what else it says stays."""
+    """Tell site.yml of the lab's machines (name → address), and of no other with the lab's key.
+
+    What else it says stays, comments aside.
+    """
     file = folder / "site.yml"
     fields: dict[str, Any] = {"name": lab, "level": level}
     if file.exists():
         fields = yaml.safe_load(file.read_text(encoding="utf-8"))
-    known = dict(fields.get("machines") or {})
+    known = {name: facts for name, facts in (fields.get("machines") or {}).items()
+             if name in machines or facts.get("key") != KEY}
     for name, address in machines.items():
         known[name] = {**known.get(name, {}), "address": address, "port": 22, "user": "root",
                        "key": KEY}

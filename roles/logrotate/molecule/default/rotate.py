@@ -5,7 +5,6 @@ Ends with 1 and a line if an event is missing or doubled in the logs, before or 
 
 import gzip
 import json
-import os
 import re
 import stat
 import subprocess
@@ -42,7 +41,7 @@ def send():
     try:
         while not over.is_set():
             send_one()
-    except Exception as error:
+    except (OSError, ValueError) as error:
         failed.append(repr(error))
 
 
@@ -93,12 +92,11 @@ def rotate():
 
 
 def rotate_while_sending():
-    known = len(sent)
     for _ in range(ROTATIONS):
-        wait_for(lambda: len(sent) > known + 20 or failed, "messages before a rotation")
+        enough = len(sent) + 20
+        wait_for(lambda enough=enough: len(sent) > enough or failed, "messages before a rotation")
         rotate()
         wait_for(lambda: LOG.stat().st_size > 0, "lines in the new log")
-        known = len(sent)
 
 
 present = logged()
@@ -120,7 +118,7 @@ for name in ("events.log", "events.log.1", "events.log.2.gz", "events.log.3.gz")
     expect(name in names, True, f"{name} among {sorted(names)}")
 for path in logs():
     expect(path.owner(), "coordd", f"the owner of {path.name}")
-    expect(stat.S_IMODE(os.stat(path).st_mode) & 0o027, 0, f"others' rights to {path.name}")
+    expect(stat.S_IMODE(path.stat().st_mode) & 0o027, 0, f"others' rights to {path.name}")
 
 run("systemctl", "restart", "coordd.service")
 send_one()

@@ -184,6 +184,17 @@ def test_a_killed_down_is_completed_by_up(new_lab: Callable[[str], Lab]) -> None
     lab.on("m1", "systemctl is-system-running")
 
 
+def test_a_site_that_lost_its_key_is_told_so(new_lab: Callable[[str], Lab]) -> None:
+    lab = new_lab("keyless")
+    lab("up", "--yes")
+    (lab.folder / "lab" / "id_ed25519").unlink()
+
+    refused = lab("up", "--yes", code=1)
+
+    assert "m1 does not take the key" in refused.stderr
+    assert f"Next:  coordctl --site {lab.folder} lab down" in refused.stderr
+
+
 def test_what_is_wrong_is_said_with_what_to_type_next(lab: Lab) -> None:
     unknown = lab("shell", "m9", code=1)
     assert "has no machine 'm9'" in unknown.stderr

@@ -239,10 +239,14 @@ def _all(what: str, act: Callable[[Machine], None], machines: list[Machine]) -> 
     errors: list[Exception] = []
     with progress() as bar, ThreadPoolExecutor(8) as pool:
         row = bar.add_task(what, total=len(machines))
-        for done in as_completed([pool.submit(act, each) for each in machines]):
-            if (error := done.exception()) is None:
-                bar.advance(row)
-            elif isinstance(error, Exception):
-                errors.append(error)
+        try:
+            for done in as_completed([pool.submit(act, each) for each in machines]):
+                if (error := done.exception()) is None:
+                    bar.advance(row)
+                elif isinstance(error, Exception):
+                    errors.append(error)
+        except KeyboardInterrupt:  # the programs that run get it too; no further one is started
+            pool.shutdown(cancel_futures=True)
+            raise
     if errors:
         raise errors[0]

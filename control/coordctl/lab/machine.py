@@ -21,7 +21,7 @@ BOOT_LIMIT_S: Final = 60.0
 _OURS: Final = "# coordctl lab"
 _SETTLE: Final = (f"grep -v ' {_OURS}$' /etc/hosts > /etc/hosts.new; "
                   "cat >> /etc/hosts.new && mv /etc/hosts.new /etc/hosts && "
-                  "systemctl is-system-running --wait")
+                  "{ systemctl is-system-running --wait; true; }")
 # Podman's words for a container that has been made but never started.
 _HALF_MADE: Final = ("created", "configured", "initialized", "removing", "unknown")
 
@@ -158,9 +158,16 @@ def settle(machine: Machine, site: Path, addresses: Mapping[str, str]) -> None:
             said = f"port 22: {error.strerror or error}"
             time.sleep(0.05)
             continue
-        said = host.run(login, given=names.encode(), timeout_s=BOOT_LIMIT_S, check=False).strip()
+        try:
+            said = host.run(login, given=names.encode(), timeout_s=BOOT_LIMIT_S).strip()
+        except CoordctlError as error:
+            said = error.details
         if said == "running":
             return
+        if "Permission denied" in said:
+            raise CoordctlError(f"{machine.name} does not take the key {site / site_file.KEY}: it "
+                                "was made with another one", details=said,
+                                mend="coordctl lab down")
         if said in ("degraded", "maintenance"):
             failed = podman("exec", machine.container, "systemctl", "--failed", "--plain",
                             "--no-legend", check=False)
@@ -170,7 +177,7 @@ def settle(machine: Machine, site: Path, addresses: Mapping[str, str]) -> None:
         time.sleep(0.1)
     log = podman("logs", "--tail", "8", machine.container, check=False)
     raise CoordctlError(f"{machine.name} ({machine.address}) has not booted in "
-                        f"{BOOT_LIMIT_S:.0f} s: {said or 'SSH refused'}", details=log.strip(),
+                        f"{BOOT_LIMIT_S:.0f} s: {said}", details=log.strip(),
                         mend=f"podman logs {machine.container}")
 
 

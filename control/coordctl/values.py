@@ -141,9 +141,13 @@ def _nginx(told: SiteFile, _: Profile, topology: Topology, __: Controller) -> Va
 
 
 def _logrotate(_: SiteFile, profile: Profile, topology: Topology, controller: Controller) -> Values:
-    data = str(controller.folder / "data") if LOCAL in topology.roles else DATA
+    local = LOCAL in topology.roles
+    data = str(controller.folder / "data") if local else DATA
     return {"logrotate_coordd_log": f"{data}/events.log",
-            "logrotate_keep": profile.sizes.events_log_days}
+            "logrotate_keep": profile.sizes.events_log_days,
+            "logrotate_config_file": (str(controller.folder / "logrotate.conf") if local
+                                      else "/etc/logrotate.d/coordd"),
+            "logrotate_state_dir": str(controller.folder / "logrotate") if local else ""}
 
 
 def _backup(_: SiteFile, profile: Profile, *__: object) -> Values:

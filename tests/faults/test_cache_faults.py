@@ -65,7 +65,7 @@ async def ask(server: RedisServer, *command: str | bytes | int) -> Any:
 
 async def test_a_load_without_faults(tmp_path: Path, server: RedisServer) -> None:
     async with loaded(tmp_path / "data", server) as load:
-        await load.until_hits(5000)
+        await load.until_hits(3000)
     assert load.store.errors == 0
 
 
@@ -285,9 +285,16 @@ async def test_the_judge_sees_a_fill_that_is_not_checked(
 
 async def test_versions_that_are_not_compared_are_seen(
         tmp_path: Path, server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    check = "if version ~= ARGV[1] then return 0 end"
-    assert check in inboxes._READ
-    monkeypatch.setattr(inboxes, "_READ", inboxes._READ.replace(check, ""))
+    page = inboxes.Inboxes._page
+
+    def uncompared(self: inboxes.Inboxes, agent: str, version: int, *rest: Any) -> Any:
+        found = page(self, agent, version, *rest)
+        while found is inboxes.Miss.ABSENT and version:
+            version -= 1
+            found = page(self, agent, version, *rest)
+        return found
+
+    monkeypatch.setattr(inboxes.Inboxes, "_page", uncompared)
     assert await subjects_after_an_old_dump(tmp_path / "data", server) == ["first"]
 
 

@@ -61,7 +61,7 @@ class Unhurried(ForwardingStore):
 
     async def _wait(self) -> None:
         if self._random.random() < 0.3:
-            await asyncio.sleep(self._random.choice((0, 0, 0.001, 0.003)))
+            await asyncio.sleep(self._random.choice((0, 0, 0.001, 0.003, 0.02)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,8 +288,8 @@ class Load:
 async def until(condition: Callable[[], bool], limit_s: float = 30.0) -> None:
     """Wait until `condition` holds. Raises TimeoutError."""
     async with asyncio.timeout(limit_s):
-        while not condition():
-            await asyncio.sleep(0.002)  # noqa: ASYNC110 - many things may make it true
+        while not condition():  # noqa: ASYNC110 - many things may make it true
+            await asyncio.sleep(0.002)
 
 
 async def _within(waiting: Coroutine[Any, Any, Any], limit_s: float) -> None:

@@ -65,7 +65,7 @@ async def ask(server: RedisServer, *command: str | bytes | int) -> Any:
 
 async def test_a_load_without_faults(tmp_path: Path, server: RedisServer) -> None:
     async with loaded(tmp_path / "data", server) as load:
-        await load.until_hits(5000)
+        await load.until_hits(3000)
     assert load.store.errors == 0
 
 
@@ -93,12 +93,11 @@ async def test_full_and_evicting(tmp_path: Path, server: RedisServer) -> None:
     async with loaded(tmp_path / "data", server, body_bytes=2000) as load:
         used = (await ask(server, "INFO", "memory"))["used_memory_startup"]
         await ask(server, "CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
-        await ask(server, "CONFIG", "SET", "maxmemory", used + (1 << 20))
-        for _ in range(20):
-            before = (await ask(server, "INFO", "stats"))["evicted_keys"]
-            await load.until_read(50)
+        await ask(server, "CONFIG", "SET", "maxmemory", used + (1 << 19))
+        async with asyncio.timeout(30):
+            while (await ask(server, "INFO", "stats"))["evicted_keys"] < 100:
+                await load.until_read(20)
         await load.until_hits(50)
-    assert before >= 10
 
 
 async def test_full_and_refusing(tmp_path: Path, server: RedisServer) -> None:
@@ -286,9 +285,16 @@ async def test_the_judge_sees_a_fill_that_is_not_checked(
 
 async def test_versions_that_are_not_compared_are_seen(
         tmp_path: Path, server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    check = "if version ~= ARGV[1] then return 0 end"
-    assert check in inboxes._READ
-    monkeypatch.setattr(inboxes, "_READ", inboxes._READ.replace(check, ""))
+    page = inboxes.Inboxes._page
+
+    def uncompared(self: inboxes.Inboxes, agent: str, version: int, *rest: Any) -> Any:
+        found = page(self, agent, version, *rest)
+        while found is inboxes.Miss.ABSENT and version:
+            version -= 1
+            found = page(self, agent, version, *rest)
+        return found
+
+    monkeypatch.setattr(inboxes.Inboxes, "_page", uncompared)
     assert await subjects_after_an_old_dump(tmp_path / "data", server) == ["first"]
 
 

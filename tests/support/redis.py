@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -23,6 +24,14 @@ def link(url: str) -> Link:
     return Link(connections(Settings(data=Path("unused"), cache="redis", redis_url=url)))
 
 
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
 class RedisServer:
     """Started by `start`; it keeps nothing on a disk unless told to. `url` is the same after a
     restart.
@@ -34,16 +43,18 @@ class RedisServer:
         self._folder = folder = Path(self._temporary.name)
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
+        self._password: str | None = None
         self.url = f"unix://{folder / 's'}"
 
-    def start(self, *options: str) -> RedisServer:
-        """Start it and wait for its PONG."""
+    def start(self, password: str | None = None) -> RedisServer:
+        """Start it and wait for its PONG. `password`: the default user's, where it has one."""
+        self._password = password
         log = (self._folder / "log").open("ab")
         with log:
             self._process = subprocess.Popen(
                 ["redis-server", "--port", "0", "--unixsocket", str(self._folder / "s"),
                  "--save", "", "--appendonly", "no", "--dir", str(self._folder),
-                 *self._options, *options],
+                 *self._options],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         deadline = time.monotonic() + START_LIMIT_S
         while True:
@@ -59,7 +70,7 @@ class RedisServer:
     def ask(self, *command: str | bytes | int) -> Any:
         """The reply to a command of the test's. Raises redis.exceptions.RedisError."""
         with redis.Redis(unix_socket_path=str(self._folder / "s"), socket_timeout=5,
-                         protocol=2) as client:
+                         password=self._password, protocol=2) as client:
             return client.execute_command(*command)
 
     def keys(self) -> list[bytes]:

@@ -24,8 +24,9 @@ def connections(settings: Settings) -> Callable[[], AbstractConnection]:
     url = urlsplit(settings.redis_url)
     # Redis' old protocol: AUTH and SELECT, no HELLO and no CLIENT, so that the user needs few
     # rights. Time is limited by the link, a pipeline at a time; nothing is tried again.
-    wanted: dict[str, Any] = {"protocol": 2, "driver_info": None, "socket_timeout": None,
-                              "socket_connect_timeout": CONNECT_S}
+    wanted: dict[str, Any] = {
+        "protocol": 2, "driver_info": None, "socket_timeout": None,
+        "socket_connect_timeout": CONNECT_S, "socket_read_size": 1 << 18}
     if settings.redis_password_file is not None:
         wanted |= {"username": settings.redis_user or None, "password": _password(settings)}
     if url.scheme == "unix":

@@ -26,9 +26,13 @@ PENDING_MAX: Final = 10_000
 
 _log = logging.getLogger("coordd.cache")
 _PING: Final = ("PING",)
+_MULTI: Final = ("MULTI",)
+_EXEC: Final = ("EXEC",)
 
 Argument = str | bytes | int
-Call = tuple[tuple[Argument, ...], asyncio.Future[Any]]
+Command = tuple[Argument, ...]
+Call = tuple[tuple[Command, ...], asyncio.Future[Any]]
+"""Commands, and who awaits the reply to the last of them."""
 
 
 class Link:
@@ -62,11 +66,20 @@ class Link:
         """The reply to a command: bytes, a number or a list of them. A ResponseError where Redis
         refuses it, None where no answer came. Nothing is raised.
         """
+        return self._send((args,))
+
+    def transaction(self, *commands: Command) -> asyncio.Future[Any]:
+        """As `call`, of commands between which Redis does nothing else: a list of their replies,
+        errors among them.
+        """
+        return self._send((_MULTI, *commands, _EXEC))
+
+    def _send(self, commands: tuple[Command, ...]) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if not self.up or len(self._queue) >= PENDING_MAX:
             future.set_result(None)
         else:
-            self._queue.append((args, future))
+            self._queue.append((commands, future))
             self._wanted.set()
         return future
 
@@ -99,14 +112,16 @@ class Link:
                 continue
             self._wanted.clear()
             self._flying, self._queue = self._queue, []
-            replies = await self._exchange(connection, [args for args, _ in self._flying])
-            for (_, future), reply in zip(self._flying, replies, strict=True):
+            replies = iter(await self._exchange(
+                connection, [command for commands, _ in self._flying for command in commands]))
+            for commands, future in self._flying:
+                reply = [next(replies) for _ in commands][-1]
                 if not future.done():
                     future.set_result(reply)
             self._flying = []
 
     async def _exchange(self, connection: AbstractConnection,
-                        commands: list[tuple[Argument, ...]]) -> list[Any]:
+                        commands: list[Command]) -> list[Any]:
         """The replies to `commands`, in order."""
         replies: list[Any] = []
         async with asyncio.timeout(ANSWER_S):
@@ -122,7 +137,7 @@ class Link:
         return replies
 
     def _refused(self, reason: str) -> None:
-        """Count it, and tell the operator of each kind (OOM, NOPERM, ...) once a connection."""
+        """Count it, and tell the operator of each kind once a connection."""
         self.errors += 1
         kind = reason.split(maxsplit=1)[0] if reason else ""
         if kind not in self._told:

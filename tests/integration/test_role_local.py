@@ -101,20 +101,20 @@ def test_it_is_brought_up_once_and_restarted_only_for_a_change(local: Local) -> 
     assert local.apply()[0] == 0
     assert local.supervise("status")["pid"] == running["pid"]
 
-    local.port = free_port()
-    assert local.apply()[0] > 0
-    assert local.supervise("status")["pid"] != running["pid"]
-    page = httpx.get(local.url("/api/v1/inbox/chat")).json()
-    assert [message["id"] for message in page["messages"]] == [sent]
-
     # Stopped, it is started; and that is the one thing that changes.
     local.supervise("stop")
     assert local.apply()[0] == 1
     assert httpx.get(local.url("/ready")).status_code == 200
 
-    # Another token is another start, and is in no diff (`apply` looks).
+    # Another port and another token are one more start; the token is in no diff (`apply` looks).
+    running = local.supervise("status")
+    local.port = free_port()
     local.token = TOKEN + "2"
     assert local.apply()[0] > 0
+    assert local.supervise("status")["pid"] != running["pid"]
+    page = httpx.get(local.url("/api/v1/inbox/chat")).json()
+    assert [message["id"] for message in page["messages"]] == [sent]
+
     assert httpx.get(local.url("/api/v1/admin/tokens"), headers=operator).status_code == 401
 
     # A wrong setting is refused before it is written, and the server is left alone.

@@ -48,7 +48,8 @@ def main(folder: Path, machines: list[str]) -> None:
             x509.IPAddress(ipaddress.ip_address(address))])
         (folder / f"{name}.key").write_bytes(key.private_bytes(
             Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-        (folder / f"{name}.pem").write_bytes(signed(name, key, "authority", authority, names, issuer))
+        (folder / f"{name}.pem").write_bytes(
+            signed(name, key, "authority", authority, names, issuer))
     (folder / "ca.pem").write_bytes(signed(
         "authority", authority, "authority", authority,
         x509.BasicConstraints(ca=True, path_length=0),

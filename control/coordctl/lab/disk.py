@@ -107,22 +107,28 @@ def _mounted(folder: Path) -> Path:
     return disk
 
 
-def share_packages(pool: Path, folder: Path) -> None:
-    """Link the packages that the machine downloaded into the pool, and the pool's to the machine.
+# A link is there whole or not at all, and apt renames a package to its name when it is complete and
+# checked: neither side sees half a package, and no lock is shared.
 
-    A link is there whole or not at all, and apt renames a package to its name when it is complete
-    and checked: neither side sees half a package, and no lock is shared.
-    """
-    archives = folder / "archives"
-    for place in (pool, archives):
+def collect_packages(pool: Path, folder: Path) -> None:
+    """Link what the machine has downloaded into the pool of all labs."""
+    _link(folder / "archives", pool)
+
+
+def offer_packages(pool: Path, folder: Path) -> None:
+    """Link the pool's packages into the machine's own cache: its apt need not download them."""
+    _link(pool, folder / "archives")
+
+
+def _link(source: Path, target: Path) -> None:
+    for place in (source, target):
         place.mkdir(exist_ok=True)
-    for source, target in ((archives, pool), (pool, archives)):
-        for package in source.glob("*.deb"):
-            if not (target / package.name).exists():
-                try:
-                    os.link(package, target / package.name)
-                except (FileExistsError, FileNotFoundError):
-                    continue  # another lab did it, or the machine's apt cleaned up
+    for package in source.glob("*.deb"):
+        if not (target / package.name).exists():
+            try:
+                os.link(package, target / package.name)
+            except (FileExistsError, FileNotFoundError):
+                continue  # another lab did it, or the machine's apt cleaned up
 
 
 def remove(folder: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from coordctl.errors import CoordctlError
-from coordctl.output import waiting
+from coordctl.output import note, waiting
 
 # A program, and Debian's package that has it.
 NEEDED: Final = {"podman": "podman", "runc": "runc", "netavark": "netavark", "nft": "nftables",
@@ -68,11 +68,15 @@ def cache() -> Path:
 
 @contextmanager
 def only_one(what: str) -> Iterator[None]:
-    """Be the only lab command on this computer that does `what`; waits for another one."""
+    """Be the only lab command on this computer that does `what`; waits for another one's end."""
     _LOCKS.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(_LOCKS / what, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            note(f"Waiting for another coordctl lab ({what}) …")
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from coordctl.errors import CoordctlError
-from coordctl.lab import faults, host, image, machine, network, site_file
+from coordctl.lab import disk, faults, host, image, machine, network, site_file
 from coordctl.lab.machine import Machine
 from coordctl.output import confirm, note, progress, say, show_rows
 from coordctl.runs import Run
@@ -60,6 +60,8 @@ def up(folder: Path, count: int, level: str, given: str | None, *, yes: bool) ->
                                                there[name].state if name in there else "missing",
                                                str(folder))
                     for name in dict.fromkeys((*names, *whole))]
+        for each in whole.values():
+            disk.collect_packages(pool, each.folder)
 
         def start(each: Machine) -> None:
             if each.state in ("half-made", "missing"):
@@ -237,10 +239,14 @@ def _all(what: str, act: Callable[[Machine], None], machines: list[Machine]) -> 
     errors: list[Exception] = []
     with progress() as bar, ThreadPoolExecutor(8) as pool:
         row = bar.add_task(what, total=len(machines))
-        for done in as_completed([pool.submit(act, each) for each in machines]):
-            if (error := done.exception()) is None:
-                bar.advance(row)
-            elif isinstance(error, Exception):
-                errors.append(error)
+        try:
+            for done in as_completed([pool.submit(act, each) for each in machines]):
+                if (error := done.exception()) is None:
+                    bar.advance(row)
+                elif isinstance(error, Exception):
+                    errors.append(error)
+        except KeyboardInterrupt:  # the programs that run get it too; no further one is started
+            pool.shutdown(cancel_futures=True)
+            raise
     if errors:
         raise errors[0]

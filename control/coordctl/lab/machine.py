@@ -21,7 +21,7 @@ BOOT_LIMIT_S: Final = 60.0
 _OURS: Final = "# coordctl lab"
 _SETTLE: Final = (f"grep -v ' {_OURS}$' /etc/hosts > /etc/hosts.new; "
                   "cat >> /etc/hosts.new && mv /etc/hosts.new /etc/hosts && "
-                  "systemctl is-system-running --wait")
+                  "{ systemctl is-system-running --wait; true; }")
 # Podman's words for a container that has been made but never started.
 _HALF_MADE: Final = ("created", "configured", "initialized", "removing", "unknown")
 
@@ -80,7 +80,7 @@ def make(machine: Machine, image: str, pool: Path, public_key: str) -> None:
     folder.mkdir(mode=0o700, parents=True)
     site_file.make_key(folder / "host_key", machine.name)
     disk.mount(folder)
-    disk.share_packages(pool, folder)
+    disk.offer_packages(pool, folder)
     words = _limits()
     words += [f"--volume={folder / 'disk' / name}:{place}" for name, place in disk.FOLDERS.items()]
     podman("create", "--systemd=always", "--privileged", "--pids-limit=-1", "--shm-size=256m",
@@ -133,7 +133,7 @@ def public_host_key(machine: Machine) -> str:
 
 def bring_up(machine: Machine, pool: Path) -> None:
     """Switch on a machine that is off, wake one that is paused; a running one stays as it is."""
-    disk.share_packages(pool, machine.folder)
+    disk.offer_packages(pool, machine.folder)
     if machine.state == "stopped":
         disk.mount(machine.folder)
         podman("start", machine.container)
@@ -158,9 +158,16 @@ def settle(machine: Machine, site: Path, addresses: Mapping[str, str]) -> None:
             said = f"port 22: {error.strerror or error}"
             time.sleep(0.05)
             continue
-        said = host.run(login, given=names.encode(), timeout_s=BOOT_LIMIT_S, check=False).strip()
+        try:
+            said = host.run(login, given=names.encode(), timeout_s=BOOT_LIMIT_S).strip()
+        except CoordctlError as error:
+            said = error.details
         if said == "running":
             return
+        if "Permission denied" in said:
+            raise CoordctlError(f"{machine.name} does not take the key {site / site_file.KEY}: it "
+                                "was made with another one", details=said,
+                                mend="coordctl lab down")
         if said in ("degraded", "maintenance"):
             failed = podman("exec", machine.container, "systemctl", "--failed", "--plain",
                             "--no-legend", check=False)
@@ -170,7 +177,7 @@ def settle(machine: Machine, site: Path, addresses: Mapping[str, str]) -> None:
         time.sleep(0.1)
     log = podman("logs", "--tail", "8", machine.container, check=False)
     raise CoordctlError(f"{machine.name} ({machine.address}) has not booted in "
-                        f"{BOOT_LIMIT_S:.0f} s: {said or 'SSH refused'}", details=log.strip(),
+                        f"{BOOT_LIMIT_S:.0f} s: {said}", details=log.strip(),
                         mend=f"podman logs {machine.container}")
 
 
@@ -180,5 +187,5 @@ def remove(machine: Machine, pool: Path) -> None:
         podman("rm", "--force", "--time=0", "--ignore", machine.container)
     if machine.folder.exists():
         disk.unmount(machine.folder)
-        disk.share_packages(pool, machine.folder)
+        disk.collect_packages(pool, machine.folder)
         disk.remove(machine.folder)

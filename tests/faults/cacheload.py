@@ -17,14 +17,14 @@ import msgspec
 
 from coordd.cache.forward import ForwardingStore
 from coordd.model import Message
-from coordd.store import Draft, StoreBusyError
+from coordd.store import Claim, Draft, StoreBusyError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 
     from coordd.cache import CachedStore
     from coordd.model import Mark, Order
-    from coordd.store import Claim, MessageJson, Page, Receipt, Store
+    from coordd.store import MessageJson, Page, Receipt, Store
 
 INBOXES = ("bob", "carol", "dave", "erin", "frank", "grace")
 _decode = msgspec.json.Decoder(Message).decode
@@ -157,8 +157,10 @@ class Load:
         self.judges = {agent: Judge(agent, self.problems) for agent in INBOXES}
         self.reads = 0
         self._random = random.Random(seed)
+        self._name = f"load-{seed}"
         self._body_bytes = body_bytes
         self._number = 0
+        self._sends: list[tuple[list[Draft], Claim]] = []
         self._stopping = False
         self._hints = {agent: asyncio.Event() for agent in INBOXES}
         store.on_commit(self._hinted)
@@ -176,7 +178,11 @@ class Load:
             to = tuple(self._random.sample(INBOXES, self._random.choice((1, 1, 2))))
             drafts.append(Draft("alice", to, subject, subject + "x" * self._random.randint(
                 0, 2 * self._body_bytes)))
-        sending = asyncio.ensure_future(self.store.append(drafts))
+        claim = Claim("alice", f"{self._name}-{self._number}", "digest", len(drafts))
+        if self._sends and self._random.random() < 0.2:  # a client that tries again
+            drafts, claim = self._random.choice(self._sends[-self._random.choice((3, 300)):])
+        self._sends.append((drafts, claim))
+        sending = asyncio.ensure_future(self.store.append(drafts, claim))
         if self._random.random() < 0.1:
             await asyncio.sleep(0)
             sending.cancel()  # the client leaves

@@ -91,9 +91,10 @@ async def test_flushed_again_and_again(tmp_path: Path, server: RedisServer) -> N
 
 async def test_full_and_evicting(tmp_path: Path, server: RedisServer) -> None:
     async with loaded(tmp_path / "data", server, body_bytes=2000) as load:
-        used = (await ask(server, "INFO", "memory"))["used_memory_startup"]
+        await ask(server, "FLUSHALL")
+        used = (await ask(server, "INFO", "memory"))["used_memory"]
         await ask(server, "CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
-        await ask(server, "CONFIG", "SET", "maxmemory", used + (1 << 19))
+        await ask(server, "CONFIG", "SET", "maxmemory", used + 600_000)
         async with asyncio.timeout(30):
             while (await ask(server, "INFO", "stats"))["evicted_keys"] < 100:
                 await load.until_read(20)

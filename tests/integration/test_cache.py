@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import pytest
 
 from coordd.cache import CachedStore, inboxes
 from coordd.cache.book import INBOXES_MAX, Book
+from coordd.cache.forward import ForwardingStore
 from coordd.engines.files import FilesOptions, FilesStore
 from coordd.store import Change, Draft, KeyConflictError, StoreSealedError
 from coordd.store import Claim as Key
@@ -17,10 +19,11 @@ from faults.cacheload import until
 from support.redis import RedisServer, link
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
     from pathlib import Path
 
     from coordd.model import Mark
+    from coordd.store import Imported
 
 
 class Clock:
@@ -65,8 +68,12 @@ async def settled(store: CachedStore) -> None:
 
 
 async def is_hit(store: CachedStore, agent: str = "bob", **query: Any) -> bool:
-    """Whether the cache answers; the answer is the store's in any case."""
+    """Whether the cache answers when it is up to date; the answer is the store's in any case."""
     await settled(store)
+    return await is_hit_now(store, agent, **query)
+
+
+async def is_hit_now(store: CachedStore, agent: str = "bob", **query: Any) -> bool:
     before = store.hits, store.misses
     page = await store.inbox(agent, **query)
     assert page == await store.inner.inbox(agent, **query)
@@ -123,6 +130,7 @@ async def test_a_replayed_key_and_a_refused_write(store: CachedStore) -> None:
     await store.append([draft() for _ in range(5)])
     await store.inbox("bob", limit=100)
     await store.append([draft(body="first")], claim)
+    await store.append([draft("carol", body="first")], claim)  # a group has other members now
     assert await is_hit(store, limit=100)
     with pytest.raises(KeyConflictError):
         await store.append([draft()], Key("alice", "k", "other", 1))
@@ -166,13 +174,22 @@ async def test_a_message_expires_in_the_cache_too(store: CachedStore, clock: Clo
     await store.inbox("bob", limit=100)
     await store.append([draft(expires_at=clock.after(seconds=5))])
     assert await is_hit(store, limit=100)
-    for seconds, left in ((6, 3), (6, 2)):
+    for seconds, left, hit in ((2.9, 4, True), (0.2, 4, False), (2, 3, True), (2.8, 3, True),
+                               (0.2, 3, False), (2, 2, True), (1000, 2, True)):
         clock.now += timedelta(seconds=seconds)
-        assert not await is_hit(store, limit=100)
-        assert await is_hit(store, limit=100)
+        await store.inbox("bob", limit=100)
+        assert await is_hit(store, limit=100) == hit
         assert len((await store.inbox("bob", limit=100)).messages) == left
-    clock.now -= timedelta(seconds=20)
-    assert len((await store.inbox("bob", limit=100)).messages) == 2
+
+
+async def test_a_clock_set_back_a_little_brings_nothing_back(store: CachedStore, clock: Clock
+                                                             ) -> None:
+    await store.append([draft(expires_at=clock.after(seconds=10))])
+    await store.inbox("bob", limit=10)
+    clock.now += timedelta(seconds=10)
+    assert (await store.stats()).messages == 0
+    clock.now -= timedelta(seconds=2)
+    assert not (await store.inbox("bob", limit=10)).messages
 
 
 async def test_an_import_is_shown(store: CachedStore, tmp_path: Path) -> None:
@@ -189,6 +206,64 @@ async def test_an_import_is_shown(store: CachedStore, tmp_path: Path) -> None:
         await store.import_(each)
     assert not await is_hit(store, limit=10)
     assert len((await store.inbox("bob", limit=10)).messages) == 1
+
+
+class Committed(ForwardingStore):
+    """Imports that are committed are not answered before `answering` is set."""
+
+    def __init__(self, inner: FilesStore) -> None:
+        super().__init__(inner)
+        self.committed = asyncio.Event()
+        self.answering = asyncio.Event()
+
+    async def import_(self, changes: Sequence[Change]) -> Imported:
+        imported = await self.inner.import_(changes)
+        self.committed.set()
+        await self.answering.wait()
+        return imported
+
+
+async def test_reads_amid_an_import(tmp_path: Path, server: RedisServer) -> None:
+    inner = Committed(FilesStore(tmp_path / "data"))
+    store = CachedStore(inner, link(server.url))
+    await store.open()
+    [receipt] = await store.append([draft()])
+    await store.inbox("bob", limit=10)
+    change = Change("deleted", "2026-01-01T00:00:00Z", id=receipt.id, agent="bob")
+    importing = asyncio.ensure_future(store.import_([change]))
+    await inner.committed.wait()
+    assert not await is_hit_now(store, limit=10)
+    assert not await is_hit_now(store, limit=10)
+    importing.cancel()  # who leaves ends nothing
+    await asyncio.gather(importing, return_exceptions=True)
+    assert not await is_hit_now(store, limit=10)
+    inner.answering.set()
+    await settled(store)
+    assert not await is_hit(store, limit=10)
+    assert await is_hit(store, limit=10)
+    await store.close()
+
+
+async def test_more_at_once_than_is_kept(store: CachedStore) -> None:
+    await store.inbox("bob", limit=100)
+    await store.append([draft(body=str(number)) for number in range(inboxes.MESSAGES_MAX + 100)])
+    for _ in range(2):
+        await is_hit(store, limit=100)
+    assert await is_hit(store, limit=100)
+
+
+async def test_a_member_in_place_of_ours(store: CachedStore, server: RedisServer) -> None:
+    server.ask("FLUSHALL")
+    await store.append([draft() for _ in range(3)])
+    await store.inbox("bob", limit=100)
+    for junk in (b"junk", b"", b'{"id":"x","seq":3}'):
+        assert await is_hit(store, limit=100)
+        [key] = server.keys()
+        server.ask("ZREMRANGEBYSCORE", key, 3, 3)
+        server.ask("ZADD", key, 3, junk)
+        errors = store.errors
+        assert not await is_hit(store, limit=100)
+        assert store.errors == errors + 1
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -133,7 +133,6 @@ class Book:
     def begin_all(self) -> None:
         """Mark every inbox dirty, those that are not known too."""
         self._all_dirty += 1
-        self.forget_all()
 
     def end_all(self) -> None:
         """Take back the mark of `begin_all`."""

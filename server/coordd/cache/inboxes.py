@@ -95,7 +95,8 @@ class Inboxes:
             wanted: Command = ("ZREVRANGEBYSCORE", key, "+inf", over, "LIMIT", 0, limit)
         else:
             wanted = ("ZRANGEBYSCORE", key, over, "+inf", "LIMIT", 0, limit)
-        # No script: Redis would make each message a Lua string, which takes five times as long.
+        # No script: Redis would make each message a Lua string first, which takes longer than
+        # all the rest.
         reply = await self._link.transaction(
             ("ZRANGEBYSCORE", key, "-inf", "(1"), ("ZCARD", key),
             ("ZCOUNT", key, over, "+inf"), wanted)

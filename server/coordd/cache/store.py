@@ -38,8 +38,10 @@ from coordd.store import (
 )
 
 _NOTHING_STORED: Final = (StoreBusyError, StoreFullError, StoreSealedError, KeyConflictError)
-_EARLY_US: Final = 1000
-"""A message is taken for expired that much before its time: where the store rounds, it may."""
+_EARLY_US: Final = 2_000_000
+"""Content ends that much before its first expiry: else a clock that is set back a little would
+bring back what the store has hidden for good.
+"""
 _DONE: Final = 2
 
 T = TypeVar("T")
@@ -68,7 +70,6 @@ class CachedStore(ForwardingStore):
         self._link = link
         self._inboxes = Inboxes(link, self.book.generation)
         self._clock_us = clock_us
-        self._now_us = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = False
         self.hits = 0
@@ -148,9 +149,7 @@ class CachedStore(ForwardingStore):
             return False
         if inbox.expires_us == NEVER_US:
             return True
-        # A clock that is set back brings nothing back.
-        self._now_us = max(self._now_us, self._clock_us())
-        if self._now_us < inbox.expires_us - _EARLY_US:
+        if self._clock_us() < inbox.expires_us - _EARLY_US:
             return True
         self.book.forget(inbox)
         return False
@@ -214,7 +213,8 @@ class CachedStore(ForwardingStore):
                 for to, seq in receipt.deliveries:
                     low[to] = min(seq, low.get(to, seq))
             for inbox in inboxes:
-                if not inbox.cached or self._closing:
+                # A known key's receipts may be of other recipients: a group's members of then.
+                if not inbox.cached or self._closing or inbox.agent not in low:
                     self.book.forget(inbox)
                     self.book.end_send(inbox)
                     continue

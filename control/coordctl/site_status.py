@@ -27,7 +27,7 @@ _MACHINES: Final = {"name": "MACHINE", "address": "ADDRESS", "state": "STATE",
                     "roles": "ROLES", "free": "FREE"}
 _UNITS: Final = {"coordd": "coordd.service", "nginx": "nginx.service",
                  "redis": "redis-server.service", "logrotate": "logrotate.timer",
-                 "backup": "coordd-backup.timer", "machine": "nftables.service"}
+                 "backup": "coordd-backup.timer", "machine": "coordctl-firewall.service"}
 _SCRIPT: Final = """
 for unit in "$@"; do echo "$unit $(systemctl is-active "$unit" 2>/dev/null)"; done
 df -Pk /var/lib/coordd / 2>/dev/null | tail -n +2 | tr -s ' ' | cut -d ' ' -f 4 | sort -n |

@@ -13,6 +13,8 @@ lab: .venv/.run
 	@$(BIN)/coordctl lab up --machines $(MACHINES) --yes
 
 up: .venv/.run
+	@test -x /usr/sbin/logrotate || { test "$$(id -u)" = 0 && { $(call install,logrotate); } >/dev/null; } || \
+	  echo "logrotate is missing: the events log is not rotated. Next: sudo apt-get install logrotate"
 	@$(BIN)/coordctl up $(if $(PORT),--port $(PORT))
 	@case ":$$PATH:" in *":$(CURDIR)/$(BIN):"*) ;; *) \
 	  echo; echo "The commands are in $(BIN): '. $(BIN)/activate' finds them without it.";; esac
@@ -21,8 +23,8 @@ down: .venv/.run
 	@$(BIN)/coordctl down
 
 test: .venv/.dev
-	@command -v ab >/dev/null && command -v redis-server >/dev/null || \
-	  { $(call install,apache2-utils redis-server); }
+	@command -v ab >/dev/null && command -v redis-server >/dev/null && test -x /usr/sbin/logrotate || \
+	  { $(call install,apache2-utils logrotate redis-server); }
 	$(BIN)/pytest
 
 check: .venv/.dev

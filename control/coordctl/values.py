@@ -7,6 +7,7 @@ No secret is among them: a value that is one names the variable of the encrypted
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -19,6 +20,7 @@ COORDD_PORT: Final = 8000
 REDIS_PORT: Final = 6379
 HTTPS_PORT: Final = 443
 DATA: Final = "/var/lib/coordd"
+REOPEN: Final = "systemctl kill -s HUP --kill-whom=main coordd.service"
 
 Values = dict[str, Any]
 
@@ -147,7 +149,17 @@ def _logrotate(_: SiteFile, profile: Profile, topology: Topology, controller: Co
             "logrotate_keep": profile.sizes.events_log_days,
             "logrotate_config_file": (str(controller.folder / "logrotate.conf") if local
                                       else "/etc/logrotate.d/coordd"),
-            "logrotate_state_dir": str(controller.folder / "logrotate") if local else ""}
+            "logrotate_state_dir": str(controller.folder / "logrotate") if local else "",
+            "logrotate_user_timer": local and controller.service_manager == "systemd-user",
+            "logrotate_reopen_command": _reopen(controller) if local else REOPEN}
+
+
+def _reopen(controller: Controller) -> str:
+    """What tells the server on this computer that its log was moved away."""
+    if controller.service_manager == "systemd-user":
+        return REOPEN.replace("systemctl", "systemctl --user")
+    return ("{{ ansible_playbook_python }} -P -m coordd.supervise reload --settings "
+            + shlex.quote(str(controller.folder / "coordd.toml")))
 
 
 def _backup(_: SiteFile, profile: Profile, *__: object) -> Values:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from coordd.model import Mark
-    from coordd.store import Imported
+    from coordd.store import Imported, MessageJson, Page
 
 
 class Clock:
@@ -240,6 +240,47 @@ async def test_reads_amid_an_import(tmp_path: Path, server: RedisServer) -> None
     inner.answering.set()
     await settled(store)
     assert not await is_hit(store, limit=10)
+    assert await is_hit(store, limit=10)
+    await store.close()
+
+
+class Slow(ForwardingStore):
+    """Marks wait for `marking` before their commit, pages for `paging` after they were read."""
+
+    def __init__(self, inner: FilesStore) -> None:
+        super().__init__(inner)
+        self.marking = asyncio.Event()
+        self.paging = asyncio.Event()
+        self.paging.set()
+
+    async def mark(self, message_id: str, agent: str, mark: Mark) -> MessageJson | None:
+        await self.marking.wait()
+        return await self.inner.mark(message_id, agent, mark)
+
+    async def inbox(self, agent: str, **query: Any) -> Page:
+        page = await self.inner.inbox(agent, **query)
+        await self.paging.wait()
+        return page
+
+
+async def test_a_key_is_used_again_amid_a_mark(tmp_path: Path, server: RedisServer) -> None:
+    """The send's message, read before the mark's commit, would be cached behind it."""
+    inner = Slow(FilesStore(tmp_path / "data"))
+    store = CachedStore(inner, link(server.url))
+    await store.open()
+    claim = Key("alice", "k", "d", 1)
+    [receipt] = await store.append([draft()], claim)
+    await store.inbox("bob", limit=10)
+    assert await is_hit(store, limit=10)
+    marking = asyncio.ensure_future(store.mark(receipt.id, "bob", "read"))
+    await asyncio.sleep(0)
+    inner.paging.clear()
+    await store.append([draft()], claim)
+    inner.marking.set()
+    await marking
+    inner.paging.set()
+    for _ in range(2):
+        await is_hit(store, limit=10)
     assert await is_hit(store, limit=10)
     await store.close()
 

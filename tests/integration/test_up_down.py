@@ -252,3 +252,26 @@ def test_the_token_that_add_prints_is_one(ctl: Ctl) -> None:
 
         assert status(token) == 200
         assert status(token + "x") == 401
+
+
+def test_the_supervisor_has_the_events_log_rotated(ctl: Ctl) -> None:
+    """As logrotate says that a day has passed; what is sent after that is in the new log."""
+    ctl.up()
+    send = {"from_agent": "code", "to_agent": "chat", "subject": "one", "body": "x"}
+    ctl.call("POST", "/api/v1/messages", send)
+    log = ctl.folder / "data" / "events.log"
+    state = ctl.folder / "logrotate" / "logrotate.state"
+    ctl("down")
+    assert "|one" in log.read_text(encoding="utf-8")
+    state.write_text(f'logrotate state -- version 2\n"{log}" 2020-1-1-0:0:0\n', encoding="utf-8")
+    ctl("up")
+    deadline = time.monotonic() + LIMIT_S
+    while not log.with_name("events.log.1").exists():
+        assert time.monotonic() < deadline, (ctl.folder / "coordd.log").read_text(encoding="utf-8")
+        time.sleep(0.05)
+    ctl.call("POST", "/api/v1/messages", send | {"subject": "two"})
+    while not (log.exists() and "|two" in log.read_text(encoding="utf-8")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert "|one" in log.with_name("events.log.1").read_text(encoding="utf-8")
+    assert [event["subject"] for event in ctl.events()] == ["one", "two"]

@@ -64,20 +64,23 @@ inbox = "coordd:inbox:ann"
 expect(redis.call("ZADD", inbox, 1, "one", 2, "two"), 2, "zadd")
 expect(redis.call("ZRANGE", inbox, 0, 0, "REV"), ["two"], "zrange")
 expect(redis.call("EXPIRE", inbox, 60), 1, "expire")
+transaction = [redis.call(word) for word in ("MULTI", "PING", "EXEC")]
+expect(transaction, ["OK", "QUEUED", ["PONG"]], "a transaction")
 script = redis.call("SCRIPT", "LOAD", "return redis.call('ZCARD', KEYS[1])")
 expect(redis.call("EVALSHA", script, 1, inbox), 2, "evalsha")
 expect(redis.call("DEL", inbox), 1, "del")
 
-expect(redis.call("SET", "elsewhere", "1"), "-NOPERM", "a foreign key")
-expect(redis.call("EVAL", "return redis.call('GET', 'elsewhere')", 0), "-ERR", "a script's key")
+expect(redis.call("ZADD", "elsewhere", 1, "one"), "-NOPERM", "a foreign key")
+expect(redis.call("EVAL", "return redis.call('ZCARD', 'elsewhere')", 0), "-ERR", "a script's key")
 for command in ("FLUSHALL", "KEYS *", "CONFIG GET *", "ACL LIST", "INFO", "SAVE", "MONITOR",
-                "SHUTDOWN", "CLIENT LIST", "SCRIPT FLUSH", "DBSIZE", "PUBLISH coordd:x y"):
+                "SHUTDOWN", "SET coordd:x y", "CLIENT LIST", "SCRIPT FLUSH", "DBSIZE",
+                "PUBLISH coordd:x y"):
     expect(redis.call(*command.split()), "-NOPERM", command)
 
 value = "x" * 65536
 fillers = [f"coordd:filler:{n}" for n in range(2 * MEMORY_BYTES // len(value))]
 for filler in fillers:
-    expect(redis.call("SET", filler, value), "OK", "more than the memory")
+    expect(redis.call("ZADD", filler, 1, value), 1, "more than the memory")
 kept = redis.call("EXISTS", *fillers)
 expect(0 < kept <= MEMORY_BYTES // len(value), True, f"{kept} of {len(fillers)} kept")
 expect(redis.call("EXISTS", fillers[-1]), 1, "the newest is kept")

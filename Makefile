@@ -3,11 +3,18 @@
 # that may come first in the PATH.
 PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
 PORT ?=
+MACHINES ?= 1
 BIN := .venv/bin
 
-.PHONY: up down test check lint unit bench lock
+.PHONY: up down lab test check lint unit bench lock
+
+# Machines on this computer, and a site that knows them: make lab MACHINES=6
+lab: .venv/.run
+	@$(BIN)/coordctl lab up --machines $(MACHINES) --yes
 
 up: .venv/.run
+	@test -x /usr/sbin/logrotate || { test "$$(id -u)" = 0 && { $(call install,logrotate); } >/dev/null; } || \
+	  echo "logrotate is missing: the events log is not rotated. Next: sudo apt-get install logrotate"
 	@$(BIN)/coordctl up $(if $(PORT),--port $(PORT))
 	@case ":$$PATH:" in *":$(CURDIR)/$(BIN):"*) ;; *) \
 	  echo; echo "The commands are in $(BIN): '. $(BIN)/activate' finds them without it.";; esac
@@ -16,7 +23,8 @@ down: .venv/.run
 	@$(BIN)/coordctl down
 
 test: .venv/.dev
-	@command -v ab >/dev/null || { $(call install,apache2-utils); }
+	@command -v ab >/dev/null && command -v redis-server >/dev/null && test -x /usr/sbin/logrotate || \
+	  { $(call install,apache2-utils logrotate redis-server); }
 	$(BIN)/pytest
 
 check: .venv/.dev
@@ -25,6 +33,7 @@ check: .venv/.dev
 lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/ansible-lint -q
 
 unit: .venv/.dev
 	$(BIN)/pytest -q tests/unit tests/conformance

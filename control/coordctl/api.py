@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final, Self
 
 import httpx
@@ -33,10 +35,11 @@ class Unreachable(CoordctlError):  # noqa: N818
 class Api:
     """Calls with the operator's token; those that may be sent twice are, when an answer is lost."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, authority: Path | None = None) -> None:
         # The site's server is named by the site: a proxy of the environment is not for it.
         self._http = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"},
-                                  timeout=httpx.Timeout(TIMEOUT_S, connect=5.0), trust_env=False)
+                                  timeout=httpx.Timeout(TIMEOUT_S, connect=5.0), trust_env=False,
+                                  verify=_trusting(authority))
         self.url = url
 
     def __enter__(self) -> Self:
@@ -82,6 +85,16 @@ class Api:
         """The server's version."""
         return str(self.call("GET", "/health")["version"])
 
+    def metrics(self) -> dict[str, float]:
+        """The server's metrics by name and labels, such as `coordd_streams`; {} for none."""
+        try:
+            answer = self._http.get("/metrics")
+        except httpx.TransportError:
+            return {}
+        lines = [line.rpartition(" ") for line in answer.text.splitlines()
+                 if answer.is_success and line and not line.startswith("#")]
+        return {name: float(value) for name, _, value in lines}
+
     def stats(self) -> dict[str, Any]:
         """`{messages, unread, events, agents, size_bytes}`."""
         stats: dict[str, Any] = self.call("GET", "/api/v1/stats")
@@ -118,6 +131,11 @@ class Api:
     def revoke(self, keyid: str) -> None:
         """Revoke a token; a repeat changes nothing."""
         self.call("POST", f"/api/v1/admin/tokens/{keyid}/revoke")
+
+
+def _trusting(authority: Path | None) -> ssl.SSLContext | bool:
+    """Trust the site's own authority and no other, where it has one."""
+    return True if authority is None else ssl.create_default_context(cafile=str(authority))
 
 
 def _problem(answer: httpx.Response) -> Refused:

@@ -12,7 +12,8 @@ import click
 from coordctl.cli_agents import agent
 from coordctl.cli_lab import lab
 from coordctl.cli_messages import export, import_
-from coordctl.cli_options import FormatOption, folder, given_site, site_option
+from coordctl.cli_options import given_site, site_option
+from coordctl.cli_site import COMMANDS
 from coordctl.errors import CoordctlError
 
 
@@ -40,39 +41,8 @@ def cli() -> None:
     """
 
 
-@cli.command()
-@site_option
-@click.option("--port", type=click.IntRange(1, 65535), help="The port to listen on.  [8000]")
-@click.pass_context
-def up(context: click.Context, port: int | None) -> None:
-    """Start the site's server; make the site on first use."""
-    from coordctl import site_server
-
-    site_server.up(folder(context), port)
-
-
-@cli.command()
-@site_option
-@click.pass_context
-def down(context: click.Context) -> None:
-    """Stop the site's server. The messages stay."""
-    from coordctl import site_server
-
-    site_server.down(folder(context))
-
-
-@cli.command()
-@site_option
-@FormatOption
-@click.pass_context
-def status(context: click.Context, style: str) -> None:
-    """Show how the site's server fares. Exit code 0: it is ready."""
-    from coordctl import site_server
-
-    if not site_server.status(folder(context), style):
-        context.exit(1)
-
-
+for command in COMMANDS:
+    cli.add_command(command)
 cli.add_command(import_)
 cli.add_command(export)
 cli.add_command(agent)

@@ -22,7 +22,7 @@ def agent() -> None:
 def _api(site: Site) -> Any:
     from coordctl.api import Api
 
-    return Api(site.url, site.token())
+    return Api(site.url, site.token(), site.authority)
 
 
 def _active(tokens: list[dict[str, Any]], name: str) -> list[str]:
@@ -41,7 +41,8 @@ _name = click.argument("name", callback=_checked)
 
 def _show(site: Site, issued: dict[str, str]) -> None:
     note("This token is shown once. Give it to the agent as $COORD_TOKEN,")
-    note(f"with {site.url} as $COORD_URL:")
+    note(f"with {site.url} as $COORD_URL"
+         + (f" and {site.authority} as $COORD_CA:" if site.authority else ":"))
     say(issued["token"])
 
 

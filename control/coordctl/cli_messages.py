@@ -35,7 +35,7 @@ def import_(context: click.Context, path: Path, *, yes: bool, allow_rejects: boo
     site = site_of(context)
     run = Run(site.folder, "import")
     rejects_file = Path.cwd() / f"coordctl-import-rejects-{run.id}.jsonl"
-    with OldFolder(path) as folder, Api(site.url, site.token()) as api:
+    with OldFolder(path) as folder, Api(site.url, site.token(), site.authority) as api:
         if why := api.ready():
             raise CoordctlError(f"the server at {site.url} is not ready: {why}",
                                 mend="coordctl up")
@@ -89,7 +89,7 @@ def export(context: click.Context, path: Path, *, yes: bool) -> None:
     site = site_of(context)
     run = Run(site.folder, "export")
     target = legacy_export.Target(path, run.id)
-    with Api(site.url, site.token()) as api:
+    with Api(site.url, site.token(), site.authority) as api:
         with progress() as bar:
             task = bar.add_task("Counting", total=None)
 

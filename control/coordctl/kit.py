@@ -1,11 +1,16 @@
-"""Where the kit's playbooks, roles, templates and locks lie."""
+"""Where the kit's own files are: playbooks, roles, templates, locks, profiles."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
+
+PROFILES: Final = Path(__file__).with_name("profiles")
 
 
 def folder() -> Path:
-    """A checkout's top, else the folder that an installed wheel brought along."""
-    top = Path(__file__).parents[2]
-    return top if (top / "pyproject.toml").exists() else Path(__file__).parent / "kit"
+    """The folder of playbooks/, roles/, templates/ and lock/: that of the checkout, or the copy
+    that an installed wheel brings beside this module.
+    """
+    installed = Path(__file__).with_name("kit_files")
+    return installed if installed.is_dir() else Path(__file__).parents[2]

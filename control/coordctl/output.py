@@ -28,6 +28,16 @@ _notes = Console(stderr=True, highlight=False, markup=False, emoji=False)
 _results = Console(highlight=False, markup=False, emoji=False)
 
 
+def notes_console() -> Console:
+    """Where notes go: for what draws by itself."""
+    return _notes
+
+
+def results_console() -> Console:
+    """Where results go: for what draws by itself."""
+    return _results
+
+
 def note(text: str = "") -> None:
     """A line for the person, on stderr."""
     _notes.print(text, soft_wrap=True)

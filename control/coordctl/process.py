@@ -10,15 +10,11 @@ import json
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from coordctl.errors import CoordctlError
 from coordctl.site import Site
-
-START_LIMIT_S: Final = 120.0
 
 
 class Process(NamedTuple):
@@ -54,7 +50,7 @@ def find(site: Site) -> Process | None:
     return _process(_supervise("status", site))
 
 
-def _check_port(site: Site) -> None:
+def check_port(site: Site) -> None:
     """Raise CoordctlError where another program has the site's port."""
     family = socket.AF_INET6 if ":" in site.file.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -69,27 +65,6 @@ def _check_port(site: Site) -> None:
             free = site.file.port + 1 if site.file.port < 65535 else 8001
             raise CoordctlError(f"port {site.file.port} of {site.file.host} is taken by another "
                                 "program", mend=f"coordctl up --port {free}") from None
-
-
-def start(site: Site, is_ready: Callable[[], bool]) -> Process:
-    """Start the server, detached from this terminal, and wait until it is ready.
-
-    Raises CoordctlError, with the end of its log, where the port is taken, it ends, or it is not
-    ready in time (it then runs on: a long recovery is no reason to end it).
-    """
-    _check_port(site)
-    found = _process(_supervise("start", site))
-    deadline = time.monotonic() + START_LIMIT_S
-    while found is not None and not is_ready():
-        if time.monotonic() > deadline:
-            raise CoordctlError(f"the server (pid {found.pid}) is not ready after "
-                                f"{START_LIMIT_S:.0f} s; it goes on trying", mend="coordctl status")
-        time.sleep(0.05)
-        found = find(site)
-    if found is None:
-        raise CoordctlError(f"the server has ended: its log is {site.log}",
-                            mend="mend that, then coordctl up")
-    return found
 
 
 def stop(site: Site) -> int | None:

@@ -1,50 +1,57 @@
 """A site: the folder of one installation, and the files that coordctl keeps in it.
 
 They are:
-    site.yml      name, level, host, port: the operator's
-    coordd.toml   the server's settings, written from site.yml at every start
-    admin.token   the operator's token, mode 0600
+    site.yml      name, level, machines, choices: the operator's
+    id            names the key of the site's secrets, which is kept outside of the folder
+    secrets.yml   the secrets, encrypted; ca.yml the authority's, ca.crt its certificate
+    inventory/    what Ansible is given, rendered from all of this
+    state/        what stands, a file a generation
+    runs/         what each run said; coordctl.log: a line of each
+    known_hosts   the machines' SSH keys, from when they were first seen
+For a site on this machine also:
     data/         the messages
-    coordd.log    what the server says; coordctl.log: what coordctl did
+    coordd.toml   the server's settings; coordd.log: what it says
+    admin.token   the operator's token, mode 0600
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
+import getpass
 import os
 import re
 import secrets
+import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
-
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing import Final
 
 from coordctl.durable import sync_folder, write_file
 from coordctl.errors import CoordctlError
 from coordctl.output import note
+from coordctl.profile import Profile
+from coordctl.site_file import (
+    Machine,
+    new_text,
+    profile_of,
+    read_site_file,
+    rewrite,
+    set_machines,
+    set_scalar,
+)
+from coordctl.state import State
+from coordctl.topology import LOCAL, Topology, place
+from coordctl.vault import Vault
 
 SITE_FILE: Final = "site.yml"
 LOCK_WAIT_S: Final = 120.0
+HTTPS_PORT: Final = 443
 
-_OWN: Final = re.compile(r"\.lock|\.site\.yml\.tmp")
-
-
-class SiteFile(BaseModel):
-    """What site.yml says."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,49}$")]
-    level: Literal["individual"] = "individual"
-    # No token is asked for at this level: who reaches the server may read and write all of it.
-    host: Annotated[str, Field(pattern=r"^(127(\.[0-9]{1,3}){3}|::1|localhost)$")] = "127.0.0.1"
-    port: Annotated[int, Field(ge=1, le=65535, strict=True)] = 8000
+_OWN: Final = re.compile(r"\.lock|\.site\.yml\.tmp|id|\.id\.tmp")
 
 
 class Site:
@@ -52,59 +59,109 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
-        self.file = _read(self.folder / SITE_FILE)
+        self.file = read_site_file(self.folder / SITE_FILE)
+        self.state = State(self.folder)
+
+    def profile(self, level: str | None = None) -> Profile:
+        """The profile of the site's level, or of another one, with the site's choices."""
+        return profile_of(self.file, self.folder / SITE_FILE, level)
+
+    def topology(self, level: str | None = None) -> Topology:
+        """Which machine bears what. Raises CoordctlError where machines are missing."""
+        return place(self.profile(level), list(self.file.machines), self.state.seats,
+                     compact=self.file.compact, mend=f"edit {self.folder / SITE_FILE}")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the site stands on this machine and no other."""
+        return not self.file.machines
+
+    @property
+    def id(self) -> str:
+        """What names the site's key; made with the site, or on first use."""
+        file = self.folder / "id"
+        if not file.exists():
+            write_file(file, f"{self.file.name}-{secrets.token_hex(4)}\n")
+        return file.read_text(encoding="utf-8").strip()
+
+    @cached_property
+    def vault(self) -> Vault:
+        """The site's secrets."""
+        return Vault(self.folder, self.id)
 
     @property
     def data(self) -> Path:
-        """The folder of the messages."""
+        """The folder of the messages of a site on this machine."""
         return self.folder / "data"
 
     @property
     def settings(self) -> Path:
-        """The server's settings file."""
+        """The server's settings file on this machine."""
         return self.folder / "coordd.toml"
 
     @property
     def log(self) -> Path:
-        """The server's log."""
+        """The server's log on this machine."""
         return self.folder / "coordd.log"
 
     @property
+    def known_hosts(self) -> Path:
+        """The machines' SSH keys."""
+        return self.folder / "known_hosts"
+
+    @property
+    def authority(self) -> Path | None:
+        """The certificate to trust where the site has an authority of its own."""
+        file = self.folder / "ca.crt"
+        return file if file.exists() and self.file.tls is None else None
+
+    @property
     def url(self) -> str:
-        """The address at which this machine reaches the server."""
-        host = f"[{self.file.host}]" if ":" in self.file.host else self.file.host
-        return f"http://{host}:{self.file.port}"
+        """The address at which the server is reached."""
+        if self.file.machines:
+            balancers = self.topology().bearers("nginx")
+            if balancers:
+                return f"https://{_bracketed(self.file.domain or self.address(balancers[0]))}"
+            bearer = self.topology().bearers("coordd")[0]
+            return f"http://{_bracketed(self.address(bearer))}:8000"
+        return f"http://{_bracketed(self.file.host)}:{self.file.port}"
+
+    def address(self, machine: str) -> str:
+        """The address of a machine of the site."""
+        return "127.0.0.1" if machine == LOCAL else self.file.machines[machine].address
 
     def token(self) -> str:
         """The operator's token. Raises CoordctlError where there is none yet."""
         try:
             return (self.folder / "admin.token").read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            pass
         except OSError as error:
             raise CoordctlError(f"{self.folder / 'admin.token'}: {error.strerror}",
                                 mend="coordctl up") from None
-
-    def prepare(self) -> None:
-        """Make what a start needs and is not there yet; write the server's settings anew."""
-        token = self.folder / "admin.token"
-        if not token.exists():
-            write_file(token, f"coord_admin_{secrets.token_urlsafe(32)}\n", mode=0o600)
-        self.data.mkdir(mode=0o700, exist_ok=True)
-        settings = {"host": self.file.host, "port": self.file.port, "data": str(self.data),
-                    "engine": "files", "auth": "open", "admin_token_file": str(token)}
-        # A JSON text is a TOML text, but for DEL, which JSON leaves as it is.
-        lines = (f"{key} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f")
-                 for key, value in settings.items())
-        write_file(self.settings, "# Written by coordctl from site.yml at every start.\n"
-                   + "\n".join(lines) + "\n")
-        sync_folder(self.folder)
+        token = self.vault.read("secrets.yml").get("vault_admin_token")
+        if token is None:
+            raise CoordctlError(f"the site at {self.folder} has no operator's token yet",
+                                mend="coordctl up")
+        return token
 
     def set_port(self, port: int) -> None:
         """Write another port into site.yml; the rest of the file stays as it is."""
+        self.change(lambda text: set_scalar(text, "port", port))
+
+    def set_machines(self, machines: dict[str, Machine]) -> None:
+        """Write other machines into site.yml."""
+        self.change(lambda text: set_machines(text, machines))
+
+    def change(self, change: Callable[[str], str]) -> None:
+        """Write another text of site.yml. Raises CoordctlError, OSError where it can't be."""
         file = self.folder / SITE_FILE
-        text = file.read_text(encoding="utf-8")
-        changed, count = re.subn(r"(?m)^port\s*:.*$", f"port: {port}", text)
-        write_file(file, changed if count else f"{text.rstrip()}\nport: {port}\n")
-        self.file = _read(file)
+        rewrite(file, change(file.read_text(encoding="utf-8")))
+        self.file = read_site_file(file)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def locate(given: Path | None, environ: Mapping[str, str] = os.environ) -> Path:
@@ -128,24 +185,30 @@ def existing(folder: Path) -> Site:
     return Site(folder)
 
 
-def make(folder: Path, port: int | None) -> Site:
-    """A new site at level individual in `folder`, which must hold no other files."""
-    strangers = [entry.name for entry in folder.iterdir() if not _OWN.fullmatch(entry.name)]
+def make(folder: Path, *, level: str = "individual", name: str | None = None,
+         machines: dict[str, Machine] | None = None, port: int | None = None,
+         may_hold: str = r"(?!)") -> Site:
+    """A new site in `folder`, which must hold no other files than those named `may_hold`."""
+    strangers = [entry.name for entry in folder.iterdir()
+                 if not _OWN.fullmatch(entry.name) and not re.fullmatch(may_hold, entry.name)]
     if strangers:
         raise CoordctlError(f"{folder} holds no site.yml but other files ({strangers[0]} …): "
                             "a site needs a folder of its own",
                             mend="coordctl up --site NEW_FOLDER")
     folder.chmod(0o700)
-    name = re.sub(r"[^A-Za-z0-9._-]", "-", folder.name).lstrip("._-")[:50] or "site"
-    fields = {"name": name, "level": "individual", "host": "127.0.0.1", "port": port or 8000}
-    write_file(folder / SITE_FILE, yaml.safe_dump(fields, sort_keys=False))
+    name = name or re.sub(r"[^A-Za-z0-9._-]", "-", folder.name).lstrip("._-")[:50] or "site"
+    rewrite(folder / SITE_FILE, new_text(name, level, machines or {}, port))
     sync_folder(folder.parent)
     return Site(folder)
 
 
 @contextmanager
-def locked(folder: Path, command: str) -> Iterator[None]:
-    """Be the only coordctl that changes the site. Waits for another one and says for whom."""
+def locked(folder: Path, command: str) -> Iterator[int]:
+    """Be the only coordctl that changes the site. Waits for another one and says for whom.
+
+    Yields the lock's descriptor: a child that inherits it holds the site too, so that what a
+    killed coordctl left running keeps others out until it ends.
+    """
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         deadline = time.monotonic() + LOCK_WAIT_S
@@ -155,7 +218,7 @@ def locked(folder: Path, command: str) -> Iterator[None]:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip()
+                holder = os.pread(descriptor, 400, 0).decode("utf-8", "replace").strip()
                 if time.monotonic() > deadline:
                     raise CoordctlError(f"the site {folder} is busy: {holder}",
                                         mend="coordctl status") from None
@@ -165,41 +228,15 @@ def locked(folder: Path, command: str) -> Iterator[None]:
                 time.sleep(0.1)
         os.ftruncate(descriptor, 0)
         since = datetime.now().astimezone().isoformat(" ", "seconds")
-        os.pwrite(descriptor, f"`coordctl {command}` (pid {os.getpid()}, since {since})\n".encode(),
-                  0)
-        yield
+        os.pwrite(descriptor, f"`coordctl {command}` ({_user()}@{socket.gethostname()}, "
+                              f"pid {os.getpid()}, since {since})\n".encode(), 0)
+        yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _read(file: Path) -> SiteFile:
-    mend = f"edit {file}"
+def _user() -> str:
     try:
-        fields: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CoordctlError(f"{file} can't be read: {error.strerror}", mend=f"ls -l {file}"
-                            ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CoordctlError(f"{file} is no YAML: {' '.join(str(error).split())}", mend=mend
-                            ) from None
-    if not isinstance(fields, dict):
-        raise CoordctlError(f"{file} holds no keys such as 'name: home'", mend=mend)
-    try:
-        return SiteFile.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        if first["type"] == "extra_forbidden":
-            what = f"{key} is no key of a site: {', '.join(SiteFile.model_fields)} are"
-        elif first["type"] == "missing":
-            what = f"{key} is missing"
-        else:
-            what = f"{key} is {first['input']!r}: {_wanted(key)}"
-        raise CoordctlError(f"{file}: {what}", mend=mend) from None
-
-
-def _wanted(key: str) -> str:
-    return {"name": "1-50 of letters, digits, '.', '_', '-' will do",
-            "level": "'individual' will do",
-            "host": "an address of this machine alone, such as 127.0.0.1, will do",
-            "port": "a whole number from 1 to 65535 will do"}[key]
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())

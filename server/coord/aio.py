@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
-import ssl
 import time
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
@@ -14,7 +13,7 @@ import httpx
 from coord import calls, config, model
 from coord.client import decoded
 from coord.protocol import Call, Failure, Follower, Policy, Response, Send, Sleep, exchange
-from coord.session import address
+from coord.session import address, check_trust, tls_context
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -38,7 +37,7 @@ class AsyncClient:
     """The message server, as an agent sees it. Its methods are those of `Client`, awaited; they
     may be called from many tasks at once.
 
-    `url`, `token`, `deadline_s`, `notice` as for `Client`. `connections`: the most to open.
+    `url`, `token`, `ca`, `deadline_s`, `notice` as for `Client`. `connections`: the most to open.
 
         async with AsyncClient() as client:
             await client.send("code", "chat", "Hi", "there")
@@ -47,16 +46,16 @@ class AsyncClient:
     """
 
     def __init__(self, url: str | None = None, token: str | None = None, *,
-                 deadline_s: float | None = 30.0, connections: int = 100,
+                 ca: str | None = None, deadline_s: float | None = 30.0, connections: int = 100,
                  notice: Callable[[Sleep], None] | None = None) -> None:
-        server = config.find_server(url, token)
-        where = address(server.url)
+        server = config.find_server(url, token, ca=ca)
+        where = self._where = address(server.url)
         self.url = where.url
         self.policy = Policy(deadline_s=deadline_s)
         self._token = server.token
         self._notice = notice
         # The same certificates as `Client`, and like it no proxies.
-        verify = ssl.create_default_context() if where.scheme == "https" else True
+        verify = tls_context(server.ca) if where.scheme == "https" else True
         self._http = httpx.AsyncClient(
             verify=verify, trust_env=False,
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections))
@@ -84,6 +83,7 @@ class AsyncClient:
             answer = await self._http.request(call.method, self.url + call.path, content=call.body,
                                               headers=call.headers(self._token), timeout=timeout)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            check_trust(error, self._where)
             return Failure(_reason(error), reached=False)
         except httpx.TransportError as error:
             return Failure(_reason(error), reached=True)

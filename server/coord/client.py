@@ -40,9 +40,10 @@ def _method(build: Callable[P, Call], decode: Callable[[Any], T]
 class Client(Session):
     """The message server, as an agent sees it. Use one in one thread at a time.
 
-    `url` and `token` default to $COORD_URL, $COORD_TOKEN and coord's config.toml. Every call is
-    tried again until `deadline_s` seconds have passed (None: for ever), a send with one
-    Idempotency-Key, so it is stored once. `notice` is told of every pause between attempts.
+    `url`, `token` and `ca` (the file of the authority to trust) default to $COORD_URL,
+    $COORD_TOKEN, $COORD_CA and coord's config.toml. Every call is tried again until `deadline_s`
+    seconds have passed (None: for ever), a send with one Idempotency-Key, so it is stored once.
+    `notice` is told of every pause between attempts.
     Raises CoordError.
 
         with Client() as client:
@@ -52,11 +53,11 @@ class Client(Session):
     """
 
     def __init__(self, url: str | None = None, token: str | None = None, *,
-                 deadline_s: float | None = 30.0,
+                 ca: str | None = None, deadline_s: float | None = 30.0,
                  notice: Callable[[Sleep], None] | None = None) -> None:
-        server = config.find_server(url, token)
-        super().__init__(server.url, server.token, policy=Policy(deadline_s=deadline_s),
-                         notice=notice)
+        server = config.find_server(url, token, ca=ca)
+        super().__init__(server.url, server.token, ca=server.ca,
+                         policy=Policy(deadline_s=deadline_s), notice=notice)
 
     send = _method(calls.send, model.receipt)
     send_batch = _method(calls.send_batch, model.receipts)

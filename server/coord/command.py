@@ -29,6 +29,7 @@ class Wishes:
     """The options that hold for every verb, given before it or after it."""
 
     url: str | None = None
+    ca: str | None = None
     as_json: bool = False
     timeout_s: float | None = None
 
@@ -44,12 +45,15 @@ def _remember(ctx: click.Context, param: click.Parameter, value: object) -> None
 
 
 def shared_options() -> list[click.Parameter]:
-    """`--json`, `--url`, `--timeout`."""
+    """`--json`, `--url`, `--ca`, `--timeout`."""
     return [
         click.Option(["--json", "as_json"], is_flag=True, expose_value=False, callback=_remember,
                      help="Print the API's JSON."),
         click.Option(["--url"], metavar="URL", expose_value=False, callback=_remember,
                      help="The server; else $COORD_URL, the config file, http://127.0.0.1:8000."),
+        click.Option(["--ca"], metavar="FILE", expose_value=False, callback=_remember,
+                     help="The authority of its certificate; else $COORD_CA, the config file, the "
+                          "system's."),
         click.Option(["--timeout", "timeout_s"], type=click.FloatRange(0.1), metavar="SECONDS",
                      expose_value=False, callback=_remember,
                      help="How long to keep trying (30; 5 where no server answers at all)."),
@@ -117,13 +121,13 @@ def session() -> Session:
         from coord.session import Session
 
         wish = wishes()
-        server = config.find_server(wish.url)
+        server = config.find_server(wish.url, ca=wish.ca)
         for warning in server.warnings:
             say(f"Warning: {warning}")
         deadline_s = DEADLINE_S if wish.timeout_s is None else wish.timeout_s
         unreached_s = UNREACHED_S if wish.timeout_s is None else None
-        held = Session(server.url, server.token, policy=Policy(deadline_s, unreached_s),
-                       notice=_notice(server.url))
+        held = Session(server.url, server.token, ca=server.ca,
+                       policy=Policy(deadline_s, unreached_s), notice=_notice(server.url))
         root.meta["coord.session"] = held
         root.call_on_close(held.close)
     return held

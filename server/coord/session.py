@@ -15,6 +15,7 @@ from coord.errors import BadCall
 from coord.protocol import Call, Failure, Policy, Response, Send, Sleep, exchange
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable
 
 
@@ -54,9 +55,10 @@ def address(url: str) -> Address:
 class Connection:
     """One HTTP connection, made when it is needed and kept open."""
 
-    def __init__(self, where: Address, token: str | None) -> None:
+    def __init__(self, where: Address, token: str | None, ca: str | None = None) -> None:
         self._where = where
         self._token = token
+        self._ca = ca
         self._http: http.client.HTTPConnection | None = None
 
     def exchange(self, send: Send) -> Response | Failure:
@@ -68,6 +70,7 @@ class Connection:
                 fresh.connect()
             except OSError as error:
                 fresh.close()
+                check_trust(error, self._where)
                 return Failure(_reason(error), reached=False)
             self._http = fresh
         connection, call = self._http, send.call
@@ -91,16 +94,38 @@ class Connection:
         where = self._where
         if where.scheme == "http":
             return http.client.HTTPConnection(where.host, where.port, timeout=timeout_s)
-        import ssl
-
         return http.client.HTTPSConnection(where.host, where.port, timeout=timeout_s,
-                                           context=ssl.create_default_context())
+                                           context=tls_context(self._ca))
 
     def close(self) -> None:
         """Close the connection; the next exchange makes another."""
         if self._http is not None:
             self._http.close()
             self._http = None
+
+
+def tls_context(ca: str | None) -> ssl.SSLContext:
+    """What certificates are trusted: those of the authority in the file `ca` alone, else those of
+    the system's. Raises BadCall for a file that holds none.
+    """
+    import ssl
+
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except OSError as error:  # ssl.SSLError is one
+        why = error.strerror if isinstance(error, FileNotFoundError | PermissionError) else (
+            "it holds no certificate (PEM)")
+        raise BadCall(f"The authority's file {ca} can't be used: {why}.") from None
+
+
+def check_trust(error: BaseException, where: Address) -> None:
+    """Raise BadCall where the server's certificate is not trusted: no retry mends that."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if why := getattr(cause, "verify_message", None):
+            raise BadCall(f"The certificate of {where.url} is not trusted ({why}): name the file "
+                          "of its authority with --ca or $COORD_CA.") from None
+        cause = cause.__cause__ or cause.__context__
 
 
 def _reason(error: Exception) -> str:
@@ -116,16 +141,18 @@ def _reason(error: Exception) -> str:
 class Session:
     """Makes calls and keeps at each until it has an answer; one call at a time, one thread.
 
-    `notice` is told of every pause before a further attempt.
+    `ca` is the file of the authority to trust, None: the system's. `notice` is told of every pause
+    before a further attempt.
     """
 
-    def __init__(self, url: str, token: str | None = None, *, policy: Policy | None = None,
+    def __init__(self, url: str, token: str | None = None, *, ca: str | None = None,
+                 policy: Policy | None = None,
                  notice: Callable[[Sleep], None] | None = None) -> None:
         where = address(url)
         self.url = where.url
         self.policy = policy or Policy()
         self._notice = notice
-        self._connection = Connection(where, token)
+        self._connection = Connection(where, token, ca)
 
     def fetch(self, call: Call, policy: Policy | None = None) -> Any:
         """Make `call` and return its JSON, None for an empty answer. Raises CoordError."""

@@ -55,6 +55,12 @@ def main(argv: list[str] | None = None) -> int:
                 from coordd.auth import read_admin_secret
 
                 read_admin_secret(wanted.admin_token_file)
+            if wanted.cache == "redis" and not (
+                    wanted.redis_password_file
+                    and settings.is_credential(wanted.redis_password_file)):
+                from coordd.cache.address import connections
+
+                connections(wanted)
             sys.stdout.write("coordd: the settings are right\n")
             return 0
         return run(wanted)

@@ -40,7 +40,7 @@ class Daemon:
         self.application = Application(routes, metrics)
         system.all_routes = routes
         system.exporter = Exporter(metrics, (*routes, self.application.router.unmatched),
-                                   self._gauges)
+                                   self._gauges, self._counters)
 
     def _gauges(self) -> Iterable[tuple[str, str, float]]:
         yield "coordd_streams", "Event streams that are open.", self.hub.streams
@@ -48,6 +48,14 @@ class Daemon:
         waiting = getattr(self.store, "waiting", None)
         if waiting is not None:
             yield "coordd_messages_waiting", "Messages that wait for their commit.", waiting
+        cache_gauges = getattr(self.store, "cache_gauges", None)
+        if cache_gauges is not None:
+            yield from cache_gauges()
+
+    def _counters(self) -> Iterable[tuple[str, str, float]]:
+        cache_counters = getattr(self.store, "cache_counters", None)
+        if cache_counters is not None:
+            yield from cache_counters()
 
     async def open(self) -> None:
         """Open the store and what reads from it. Raises as `Store.open` does."""

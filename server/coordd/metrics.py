@@ -52,13 +52,17 @@ class Metrics:
 
 
 class Exporter:
-    """Metrics as Prometheus text. `gauges` are read when asked: (name, help, number)."""
+    """Metrics as Prometheus text. `gauges` and `counters` are read when asked: (name, help,
+    number).
+    """
 
     def __init__(self, metrics: Metrics, routes: Sequence[Route],
-                 gauges: Callable[[], Iterable[tuple[str, str, float]]]) -> None:
+                 gauges: Callable[[], Iterable[tuple[str, str, float]]],
+                 counters: Callable[[], Iterable[tuple[str, str, float]]]) -> None:
         self._metrics = metrics
         self._routes = routes
         self._gauges = gauges
+        self._counters = counters
         self._registry: Any = None
 
     def text(self) -> bytes:
@@ -93,5 +97,7 @@ class Exporter:
             "coordd_send_duration_seconds", "From a complete send to its durable answer.")
         send.add_metric((), self._metrics.send.buckets(), self._metrics.send.sum_s)
         yield send
+        for name, text, value in self._counters():
+            yield CounterMetricFamily(name, text, value=value)
         for name, text, value in self._gauges():
             yield GaugeMetricFamily(name, text, value=value)

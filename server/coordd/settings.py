@@ -5,11 +5,13 @@ docs/settings.md describes each key; a test compares it with the fields below.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -36,6 +38,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     pending_max: Annotated[int, Meta(ge=1, le=10**7)] = 10_000
     pending_bytes_max: Annotated[int, Meta(ge=1 << 20, le=1 << 34)] = 64 << 20
     segment_bytes: Annotated[int, Meta(ge=1 << 16, le=1 << 40)] = 64 << 20
+    cache: Literal["none", "redis"] = "none"
+    redis_url: str | None = None
+    redis_user: str = "coordd"
+    redis_password_file: Path | None = None
+    redis_ca_file: Path | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -53,6 +60,12 @@ _WANTED: Final = {
     "pending_max": "a whole number of messages from 1 to 10000000",
     "pending_bytes_max": "a whole number of bytes from 1048576 (1 MiB) to 17179869184 (16 GiB)",
     "segment_bytes": "a whole number of bytes from 65536 (64 KiB) to 1099511627776 (1 TiB)",
+    "cache": "\"none\" or \"redis\"",
+    "redis_url": ("redis://HOST:PORT/0, rediss://HOST:PORT/0 (TLS) or unix:///PATH, without user "
+                  "and password: these are redis_user and redis_password_file"),
+    "redis_user": "a user's name, \"\" for Redis' default user",
+    "redis_password_file": "the path of a file that holds redis_user's password",
+    "redis_ca_file": "the path of the certificates that Redis' certificate is checked by",
     "log_level": "\"debug\", \"info\", \"warning\" or \"error\"",
 }
 
@@ -85,7 +98,11 @@ def load(file: Path | None, environ: Mapping[str, str]) -> Settings:
         raise SettingsError(
             f"{file or 'environment'}: data is missing: set {_WANTED['data']}")
     checked = {key: _checked(key, value, source[key]) for key, value in values.items()}
-    return Settings(**checked)
+    settings = Settings(**checked)
+    if settings.cache == "redis" and settings.redis_url is None:
+        raise SettingsError(f"{source['cache']} = \"redis\" will not do: redis_url is missing: use "
+                            f"{_WANTED['redis_url']}")
+    return settings
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -101,6 +118,9 @@ def _read(file: Path) -> dict[str, Any]:
 def _checked(key: str, value: Any, source: str) -> Any:
     """`value` as the type of `key`. Texts of the environment may stand for numbers."""
     field = _FIELDS[key]
+    if key == "redis_url" and not (isinstance(value, str) and _is_redis_url(value)):
+        # A password may stand in it: it is not shown.
+        raise SettingsError(f"{source} will not do: use {_WANTED[key]}")
     lax = source.startswith("environment")
     try:
         if field.type in (Path, Path | None):
@@ -111,6 +131,21 @@ def _checked(key: str, value: Any, source: str) -> Any:
     except (msgspec.ValidationError, OverflowError, RuntimeError):
         raise SettingsError(
             f"{source} = {_shown(value)} will not do: use {_WANTED[key]}") from None
+
+
+def _is_redis_url(text: str) -> bool:
+    """Whether it names a Redis and nothing else, no user and no password."""
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError:
+        return False
+    if "@" in text or "?" in text or "#" in text or not text.isprintable() or " " in text:
+        return False
+    if url.scheme == "unix":
+        return not url.netloc and url.path.startswith("/") and len(url.path) > 1
+    return (url.scheme in ("redis", "rediss") and bool(url.hostname) and port != 0
+            and re.fullmatch(r"(/\d{0,4})?", url.path) is not None)
 
 
 def _shown(value: Any) -> str:

@@ -68,6 +68,13 @@ class Page(msgspec.Struct, gc=False):
     last_seq: int
 
 
+def inbox_cursor(order: Order, seq: int) -> str:
+    """The `next_cursor` of an inbox's page in that order whose last message has `seq`: the same
+    for every engine, so that a page may come from a cache and the next one from the engine.
+    """
+    return f"{'b' if order == 'newest' else 'a'}{seq}"
+
+
 class EventPage(msgspec.Struct, gc=False):
     """A piece of the audit log. `last_seq` is the newest event's, of the whole log."""
 

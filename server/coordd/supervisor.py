@@ -36,6 +36,9 @@ DEATHS_MAX: Final = 10
 STOP_LIMIT_S: Final = 120.0
 LOG_BYTES_MAX: Final = 8 << 20
 LOG_LOOK_S: Final = 60.0
+ROTATE_LOOK_S: Final = 3600.0
+"""How often logrotate is called; it knows by its own state whether a day has passed."""
+ROTATE_LIMIT_S: Final = 300.0
 
 log = logging.getLogger("coordd.supervise")
 
@@ -66,6 +69,8 @@ class Supervisor:
     def __init__(self, server: list[str], settings: Path, log_file: Path) -> None:
         self._server = server
         self._log_file = log_file
+        self._rotation = settings.with_name("logrotate.conf")
+        self._rotated: float | None = None
         self._lock = os.open(lock_of(settings), os.O_RDWR | os.O_CREAT, 0o600)
         self._woken, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -163,10 +168,12 @@ class Supervisor:
                     if self._ready.recv(4096) == b"READY=1" and serving_since is None:
                         serving_since = time.monotonic()
                         self._tell("ready", server.pid)
+                        self._rotate()
                 elif self._woken in happened:
                     os.read(self._woken, 512)
                 elif not happened:
                     self._cap_log()
+                    self._rotate()
         finally:
             os.close(handle)
         served_s = time.monotonic() - serving_since if serving_since is not None else 0.0
@@ -188,3 +195,24 @@ class Supervisor:
                 os.truncate(self._log_file, 0)
         except OSError as error:
             log.warning("%s can't be shortened: %s", self._log_file, error.strerror)
+
+    def _rotate(self) -> None:
+        """Call logrotate where a configuration lies beside the settings: no timer does it here."""
+        now = time.monotonic()
+        if (self._rotated is not None and now - self._rotated < ROTATE_LOOK_S) or (
+                not self._rotation.exists()):
+            return
+        self._rotated = now
+        program = shutil.which("logrotate", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+        if program is None:
+            log.warning("logrotate is not installed: the events log is not rotated")
+            return
+        state = self._rotation.with_name("logrotate") / "logrotate.state"
+        try:
+            done = subprocess.run(  # noqa: S603  found above, no shell
+                [program, "--state", str(state), str(self._rotation)], check=False, text=True,
+                stdin=subprocess.DEVNULL, capture_output=True, timeout=ROTATE_LIMIT_S)
+            if done.returncode != 0:
+                log.warning("logrotate: %s", done.stderr.strip())
+        except (OSError, subprocess.TimeoutExpired) as error:
+            log.warning("logrotate: %s", error)

@@ -10,13 +10,16 @@ import shutil
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, Protocol
 
+from coordd.cache import CachedStore
 from coordd.engines.files import FilesOptions, FilesStore
+from support.redis import RedisServer, link
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from coordd.store import Store
+    from coordd.model import Order, Priority
+    from coordd.store import Page, Store
 
 
 class Clock:
@@ -82,10 +85,12 @@ class FilesHarness:
             ),
         )
 
-    async def reopen(self, store: Store) -> FilesStore:
+    async def reopen(self, store: Store, close: Callable[[], Awaitable[None]] | None = None
+                     ) -> FilesStore:
+        """`close` stops it where another store stands before it."""
         assert isinstance(store, FilesStore)
         folder, options = self._open.pop(store)
-        await store.close()
+        await (close or store.close)()
         return await self._start(folder, options)
 
     async def crash(self, store: Store) -> FilesStore:
@@ -98,6 +103,11 @@ class FilesHarness:
     async def upkeep(self, store: Store) -> None:
         assert isinstance(store, FilesStore)
         await store.compact()
+
+    def forget(self, store: Store) -> None:
+        """It was closed by a store before it."""
+        assert isinstance(store, FilesStore)
+        del self._open[store]
 
     async def close(self) -> None:
         while self._open:
@@ -115,7 +125,67 @@ class FilesHarness:
         return store
 
 
+class TwiceRead(CachedStore):
+    """Reads each page twice: the second one may come from the cache."""
+
+    async def inbox(self, agent: str, *, limit: int, order: Order = "newest",
+                    after: int | None = None, cursor: str | None = None, unread: bool = False,
+                    min_priority: Priority | None = None) -> Page:
+        for _ in range(2):
+            page = await super().inbox(agent, limit=limit, order=order, after=after,
+                                       cursor=cursor, unread=unread, min_priority=min_priority)
+        return page
+
+
+class CachedHarness:
+    """Another harness's stores, each behind a cache in one real Redis."""
+
+    def __init__(self, inner: FilesHarness) -> None:
+        self._redis = RedisServer().start()
+        self._inner = inner
+        self._open: list[CachedStore] = []
+
+    @property
+    def clock(self) -> Clock:
+        return self._inner.clock
+
+    async def open(self, *, pending_max: int = 10_000) -> Store:
+        return await self._cached(await self._inner.open(pending_max=pending_max))
+
+    async def reopen(self, store: Store) -> Store:
+        assert isinstance(store, CachedStore)
+        self._open.remove(store)
+        return await self._cached(await self._inner.reopen(store.inner, store.close))
+
+    async def crash(self, store: Store) -> Store:
+        assert isinstance(store, CachedStore)
+        return await self._cached(await self._inner.crash(store.inner))
+
+    async def upkeep(self, store: Store) -> None:
+        assert isinstance(store, CachedStore)
+        await self._inner.upkeep(store.inner)
+
+    async def close(self) -> None:
+        try:
+            for store in self._open:
+                assert store.connected
+                assert store.errors == 0
+                await store.close()
+                self._inner.forget(store.inner)
+        finally:
+            await self._inner.close()
+            self._redis.close()
+
+    async def _cached(self, inner: Store) -> Store:
+        store = TwiceRead(inner, link(self._redis.url), self.clock.microseconds)
+        await store.open_cache()
+        self._open.append(store)
+        return store
+
+
 ENGINES: Final[dict[str, Callable[[Path], Harness]]] = {
     "files": lambda folder: FilesHarness(folder, segment_bytes=64 * 1024 * 1024),
     "files-small-segments": lambda folder: FilesHarness(folder, segment_bytes=4096),
+    "files-redis": lambda folder: CachedHarness(
+        FilesHarness(folder, segment_bytes=64 * 1024 * 1024)),
 }

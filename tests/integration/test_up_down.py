@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from support.ctl import LIMIT_S, Ctl
+from support.server import start
 
 
 @pytest.fixture
@@ -110,7 +111,7 @@ def test_a_killed_server_is_started_again_by_itself(ctl: Ctl) -> None:
 
 
 def test_a_server_of_an_earlier_version_is_taken_over(ctl: Ctl) -> None:
-    """It ran without a supervisor; `down` ends it, and `up` after that starts one of its own."""
+    """It ran without a supervisor; `up` ends it in order and starts a supervised one."""
     ctl.up()
     sent = ctl.call("POST", "/api/v1/messages",
                     {"from_agent": "code", "to_agent": "chat", "subject": "Hi", "body": "there"})
@@ -118,23 +119,14 @@ def test_a_server_of_an_earlier_version_is_taken_over(ctl: Ctl) -> None:
     command = [sys.executable, "-P", "-m", "coordd", "--settings",
                str(ctl.folder / "coordd.toml")]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as bare:
-        assert "coordd runs at" in wait_until_up(ctl)
-        assert pid_of(ctl) == bare.pid
-        assert "coordd has stopped" in ctl("down").stdout
+        deadline = time.monotonic() + LIMIT_S
+        while subprocess.run(ctl.arguments("status"), env=ctl.env, cwd=ctl.cwd, check=False,
+                             capture_output=True, timeout=LIMIT_S).returncode:
+            assert time.monotonic() < deadline
+        assert "coordd is ready at" in ctl("up").stdout
         assert bare.wait(LIMIT_S) == 0
-    ctl("up")
+        assert pid_of(ctl) != bare.pid
     assert [m["id"] for m in ctl.inbox("chat")] == [sent["id"]]
-
-
-def wait_until_up(ctl: Ctl) -> str:
-    """What `up` says once the server that runs already is ready."""
-    deadline = time.monotonic() + LIMIT_S
-    while time.monotonic() < deadline:
-        done = subprocess.run(ctl.arguments("status"), env=ctl.env, cwd=ctl.cwd,
-                              capture_output=True, timeout=LIMIT_S)
-        if done.returncode == 0:
-            return ctl("up").stdout
-    raise AssertionError("not ready")
 
 
 def test_a_look_alike_is_not_ended(ctl: Ctl) -> None:
@@ -171,14 +163,15 @@ def test_another_port_is_kept(ctl: Ctl) -> None:
 
 
 def test_a_server_that_ends_shows_its_log(ctl: Ctl) -> None:
+    """Another server, of other settings, has the data folder."""
     ctl.up()
     ctl("down")
-    (ctl.folder / "admin.token").chmod(0o644)
-    done = ctl("up", code=1)
-    assert "the server ended with exit code 2" in done.stderr
-    assert "admin_token_file" in done.stderr
-    assert "Next:" in done.stderr
-    (ctl.folder / "admin.token").chmod(0o600)
+    with start(ctl.folder / "data"):
+        done = ctl("up", code=1)
+    assert "phase coordd failed" in done.stderr
+    assert "stop the other server, or set another data folder" in done.stderr
+    assert f"Next:  coordctl --site {ctl.folder} up --resume" in done.stderr
+    assert "is ready" in ctl("up", "--resume").stdout
 
 
 def test_the_environment_does_not_change_the_server(ctl: Ctl) -> None:
@@ -242,9 +235,7 @@ def test_agents_get_and_lose_tokens(ctl: Ctl) -> None:
 
 
 def test_the_token_that_add_prints_is_one(ctl: Ctl) -> None:
-    """With tokens on (a setting that no level of this version switches on), on its data."""
-    from support.server import start
-
+    """With tokens on, which is for other levels, on its data."""
     ctl.up()
     token = ctl("agent", "add", "code").stdout.strip()
     ctl("down")
@@ -261,3 +252,26 @@ def test_the_token_that_add_prints_is_one(ctl: Ctl) -> None:
 
         assert status(token) == 200
         assert status(token + "x") == 401
+
+
+def test_the_supervisor_has_the_events_log_rotated(ctl: Ctl) -> None:
+    """As logrotate says that a day has passed; what is sent after that is in the new log."""
+    ctl.up()
+    send = {"from_agent": "code", "to_agent": "chat", "subject": "one", "body": "x"}
+    ctl.call("POST", "/api/v1/messages", send)
+    log = ctl.folder / "data" / "events.log"
+    state = ctl.folder / "logrotate" / "logrotate.state"
+    ctl("down")
+    assert "|one" in log.read_text(encoding="utf-8")
+    state.write_text(f'logrotate state -- version 2\n"{log}" 2020-1-1-0:0:0\n', encoding="utf-8")
+    ctl("up")
+    deadline = time.monotonic() + LIMIT_S
+    while not log.with_name("events.log.1").exists():
+        assert time.monotonic() < deadline, (ctl.folder / "coordd.log").read_text(encoding="utf-8")
+        time.sleep(0.05)
+    ctl.call("POST", "/api/v1/messages", send | {"subject": "two"})
+    while not (log.exists() and "|two" in log.read_text(encoding="utf-8")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert "|one" in log.with_name("events.log.1").read_text(encoding="utf-8")
+    assert [event["subject"] for event in ctl.events()] == ["one", "two"]

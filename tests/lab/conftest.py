@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from support.lab import Lab
+from support.team import Team
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +38,31 @@ def new_lab(tmp_path: Path, lab: Lab) -> Iterator[Callable[[str], Lab]]:
     yield make
     for each in made:
         each("down", "--yes")
+
+
+@pytest.fixture(scope="session")
+def planned_team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Team, str]]:
+    """A machine that was brought to level team, and what `plan` had said before."""
+    if os.geteuid() != 0:
+        pytest.skip("the lab needs root")
+    base = tmp_path_factory.mktemp("team")
+    lab = Lab(base / "site", base)
+    try:
+        lab("up", "--machines", "1", "--yes")
+        team = Team(lab)
+        team("init", "--level", "team")
+        planned = team("plan")
+        assert "is at level team" in team("up", "--yes").stdout
+        yield team, planned.stdout + planned.stderr
+    finally:
+        lab("down", "--yes")
+
+
+@pytest.fixture
+def team(planned_team: tuple[Team, str]) -> Team:
+    return planned_team[0]
+
+
+@pytest.fixture
+def planned(planned_team: tuple[Team, str]) -> str:
+    return planned_team[1]

@@ -40,8 +40,8 @@ class Lab(Ctl):
         facts = self.site()["machines"][machine]
         done = subprocess.run(
             ["ssh", "-F", "none", "-i", self.folder / facts["key"], "-o", "BatchMode=yes",
-             "-o", f"UserKnownHostsFile={self.folder / 'known_hosts'}", "-p", str(facts["port"]),
-             "-o", "StrictHostKeyChecking=yes", f"{facts['user']}@{facts['address']}", command],
+             "-o", f"UserKnownHostsFile={self.folder / 'known_hosts'}",
+             "-o", "StrictHostKeyChecking=yes", f"root@{facts['address']}", command],
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100)
         assert done.returncode == code, f"{machine}: {command}: {done.stdout}{done.stderr}"
         return done.stdout.strip()

@@ -21,7 +21,7 @@ def written(folder: Path, text: str, mode: int = 0o600) -> dict[str, str]:
 
 
 def test_with_nothing_told_it_is_this_machine(tmp_path: Path) -> None:
-    assert find_server(environ={"XDG_CONFIG_HOME": str(tmp_path)}) == (URL_DEFAULT, None, ())
+    assert find_server(environ={"XDG_CONFIG_HOME": str(tmp_path)}) == (URL_DEFAULT, None, (), None)
 
 
 def test_what_is_told_goes_before_the_environment_and_that_before_the_file(tmp_path: Path) -> None:
@@ -39,6 +39,19 @@ def test_the_files_token_is_not_sent_to_another_server(tmp_path: Path) -> None:
     assert "COORD_TOKEN" in server.warnings[0]
     assert "secret-text" not in server.warnings[0]
     assert find_server("http://file:1/", environ=file).token == "secret-text"
+
+
+def test_an_authority_is_told_or_the_environments_or_the_files(tmp_path: Path) -> None:
+    file = written(tmp_path, 'url = "https://file"\nca = "file.pem"\n')
+    assert find_server(environ=file).ca == "file.pem"
+    assert find_server("https://file/", "token", file).ca == "file.pem"
+    assert find_server(environ={**file, "COORD_CA": "env.pem"}).ca == "env.pem"
+    assert find_server(environ={**file, "COORD_CA": "env.pem"}, ca="told.pem").ca == "told.pem"
+
+
+def test_the_files_authority_is_for_its_server_alone(tmp_path: Path) -> None:
+    file = written(tmp_path, 'url = "https://file"\nca = "file.pem"\n')
+    assert find_server("https://other", environ=file).ca is None
 
 
 def test_a_file_that_others_can_read_is_warned_of(tmp_path: Path) -> None:

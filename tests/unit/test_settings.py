@@ -61,6 +61,9 @@ def test_the_environment_alone_will_do() -> None:
     ("data = 5", ["data = 5"]),
     ("port = 8000", ["data is missing"]),
     ("data =", ["is no TOML"]),
+    ('data = "d"\ncache = "redis"', ['cache = "redis"', "redis_url is missing"]),
+    ('data = "d"\ncache = "memcached"', ['cache = "memcached"', '"redis"']),
+    ('data = "d"\nredis_url = 6379', ["redis_url will not do", "redis://HOST:PORT/0"]),
 ])
 def test_a_wrong_setting_is_one_line_with_key_value_and_mend(
         tmp_path: Path, text: str, words: list[str]) -> None:
@@ -70,6 +73,24 @@ def test_a_wrong_setting_is_one_line_with_key_value_and_mend(
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+@pytest.mark.parametrize("url", [
+    "redis://127.0.0.1", "redis://127.0.0.1:6379", "redis://127.0.0.1:6379/", "redis://[::1]:1/15",
+    "rediss://cache.example:6380/0", "unix:///run/redis/redis.sock"])
+def test_a_redis_is_named_by_a_url(url: str) -> None:
+    assert load(None, {"COORDD_DATA": "d", "COORDD_REDIS_URL": url}).redis_url == url
+
+
+@pytest.mark.parametrize("url", [
+    "redis://:hush@127.0.0.1", "redis://coordd:hush@127.0.0.1:6379/0", "unix://hush@/run/redis",
+    "redis://127.0.0.1/0?password=hush", "redis://127.0.0.1/hush", "redis://127.0.0.1:hush",
+    "redis://127.0.0.1/0#hush", "hush", "http://hush", "redis://", "unix://", "redis:// hush", ""])
+def test_a_redis_url_without_a_password_and_what_is_wrong_is_not_shown(url: str) -> None:
+    with pytest.raises(SettingsError, match="REDIS_URL will not do") as caught:
+        load(None, {"COORDD_DATA": "d", "COORDD_REDIS_URL": url})
+    assert "hush" not in str(caught.value)
+    assert "redis_password_file" in str(caught.value)
 
 
 @pytest.mark.parametrize(("variable", "value", "words"), [

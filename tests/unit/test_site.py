@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import stat
-import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
 
+from coordctl import stage
 from coordctl.durable import write_file
 from coordctl.errors import CoordctlError
 from coordctl.site import Site, existing, locate, locked, make
+from coordctl.site_file import Machine
 
 
 @pytest.fixture
@@ -39,26 +40,67 @@ def test_where_the_site_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_new_site(folder: Path) -> None:
-    site = make(folder, 8123)
-    site.prepare()
+    site = make(folder, port=8123)
     assert yaml.safe_load((folder / "site.yml").read_text(encoding="utf-8")) == {
         "name": "site", "level": "individual", "host": "127.0.0.1", "port": 8123}
-    settings = tomllib.loads((folder / "coordd.toml").read_text(encoding="utf-8"))
-    assert settings == {
-        "host": "127.0.0.1", "port": 8123, "data": str(folder / "data"), "engine": "files",
-        "auth": "open", "admin_token_file": str(folder / "admin.token")}
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    token = site.token()
-    site.prepare()
-    assert existing(folder).token() == token
+    assert site.id == existing(folder).id
+    assert site.url == "http://127.0.0.1:8123"
 
 
-def test_a_path_with_odd_characters_is_written_as_toml(tmp_path: Path) -> None:
+def test_a_new_site_of_other_machines(folder: Path) -> None:
+    machines = {"m1": Machine(address="192.0.2.7"),
+                "m2": Machine(address="2001:db8::1", port=2222, user="admin", key="lab/key")}
+    site = make(folder, level="organization", name="home", machines=machines)
+    assert site.file.machines == machines
+    assert "port: 8000" not in (folder / "site.yml").read_text(encoding="utf-8")
+    with pytest.raises(CoordctlError, match="organization needs 6 machines and the site has 2"):
+        site.topology()
+
+
+def test_the_address_of_a_site(folder: Path) -> None:
+    site = make(folder, level="team", machines={"m1": Machine(address="2001:db8::1")})
+    assert site.url == "https://[2001:db8::1]"
+    site.change(lambda text: f"{text}domain: messages.example.org\n")
+    assert site.url == "https://messages.example.org"
+
+
+def test_a_path_with_odd_characters_is_written_as_yaml(tmp_path: Path) -> None:
     folder = tmp_path / 'a "b" \\ é\x7f𝄞'
     folder.mkdir()
-    make(folder, None).prepare()
-    settings = tomllib.loads((folder / "coordd.toml").read_text(encoding="utf-8"))
-    assert settings["data"] == str(folder / "data")
+    site = make(folder)
+    text = stage.rendered(site)["group_vars/coordd.yml"]
+    assert yaml.safe_load(text)["coordd_settings"]["data"] == str(folder / "data")
+
+
+def test_a_path_that_ansible_would_read_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "{{ x }}"
+    folder.mkdir()
+    with pytest.raises(CoordctlError, match="braces"):
+        stage.rendered(make(folder))
+
+
+def test_other_machines_leave_the_rest_of_the_file(folder: Path) -> None:
+    file = folder / "site.yml"
+    file.write_text("# mine\nname: home  # at home\nlevel: team\nmachines:\n  # old\n"
+                    "  m1: {address: 192.0.2.1}\n\nstack: {cache_nodes: 1}\n", encoding="utf-8")
+    site = Site(folder)
+    site.set_machines({"m2": Machine(address="192.0.2.2")})
+    assert list(Site(folder).file.machines) == ["m2"]
+    text = file.read_text(encoding="utf-8")
+    assert text.startswith("# mine\nname: home  # at home\nlevel: team\n")
+    assert "stack: {cache_nodes: 1}\n" in text
+    site.set_machines({})
+    assert Site(folder).file.machines == {}
+
+
+def test_a_change_that_would_be_wrong_is_not_written(folder: Path) -> None:
+    site = make(folder)
+    before = (folder / "site.yml").read_text(encoding="utf-8")
+    with pytest.raises(CoordctlError, match="port is 0"):
+        site.set_port(0)
+    assert (folder / "site.yml").read_text(encoding="utf-8") == before
+    assert sorted(entry.name for entry in folder.iterdir()) == ["site.yml"]
 
 
 def test_another_port_leaves_the_rest_of_the_file(folder: Path) -> None:
@@ -82,8 +124,20 @@ def test_another_port_leaves_the_rest_of_the_file(folder: Path) -> None:
     ("name: home\nport: 0", "port is 0: a whole number from 1 to 65535"),
     ("name: home\nport: '80'", "port is '80'"),
     ("name: home\nhost: 0.0.0.0", "host is '0.0.0.0': an address of this machine alone"),
-    ("name: home\nlevel: galaxy", "level is 'galaxy': 'individual' will do"),
-    ("name: home\nprot: 1", "prot is no key of a site: name, level, host, port are"),
+    ("name: home\nlevel: galaxy", "level is 'galaxy': individual, team, organization or"),
+    ("name: home\nprot: 1", "prot is no key: did you mean port?"),
+    ("name: home\nqqq: 1", "qqq is no key: name, level, host, port"),
+    ("name: home\nname: away", "'name' stands twice"),
+    ("name: home\nlevel: team\nstack: {stor: files}", "stack.stor is no key: did you mean store"),
+    ("name: home\nlevel: team\nstack: {message_servers: 2}", "message_servers is 2: the files"),
+    ("name: home\nlevel: team\nsizes: {backups_kept: 0}", "sizes.backups_kept is 0: a whole"),
+    ("name: home\nmachines: {m1: {adress: a}}", "machines.m1.adress is no key: did you mean addr"),
+    ("name: home\nmachines: {m1: {}}", "machines.m1.address is missing: an IP address or a host"),
+    ("name: home\nmachines: {m1: {address: '-x'}}", "machines.m1.address is '-x': an IP address"),
+    ("name: home\nmachines: {m1: {address: '1:2'}}", "machines.m1.address is '1:2': an IP"),
+    ("name: home\nmachines: {M1: {address: a}}", "machines.M1 is 'M1'"),
+    ("name: home\nmachines: {a: {address: x}, b: {address: x}}", "a machine stands once"),
+    ("name: home\ncompact: 7", "compact is 7: true or false will do"),
 ])
 def test_what_is_wrong_with_a_site_file(folder: Path, text: str, said: str) -> None:
     (folder / "site.yml").write_text(text, encoding="utf-8")
@@ -102,13 +156,13 @@ def test_an_ipv6_address_is_written_in_brackets(folder: Path) -> None:
 def test_a_site_whose_making_was_cut_short_is_made(folder: Path) -> None:
     (folder / ".lock").touch()
     (folder / ".site.yml.tmp").write_text("na", encoding="utf-8")
-    assert make(folder, None).file.port == 8000
+    assert make(folder).file.port == 8000
 
 
 def test_the_lock_is_let_go(folder: Path) -> None:
     for _ in range(2):
         with locked(folder, "up"):
-            assert "`coordctl up` (pid " in (folder / ".lock").read_text(encoding="utf-8")
+            assert "`coordctl up` (" in (folder / ".lock").read_text(encoding="utf-8")
 
 
 def test_a_file_is_whole_or_as_before(folder: Path) -> None:

@@ -125,6 +125,7 @@ def _build(name: str) -> None:
     fresh = f"{name}-new"
     log = host.cache() / "image.log"
     note(f"Building the image of Debian 13 ({SUITE}); its log is {log}")
+    podman("image", "rm", fresh, check=False)  # what an interrupted run left
     reader, writer = os.pipe()
     with waiting("mmdebstrap …") as spinner, log.open("w", encoding="utf-8") as lines:
         with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=writer,  # noqa: S603

@@ -29,6 +29,7 @@ def name_of(folder: Path, given: str | None = None) -> str:
 def up(folder: Path, count: int, level: str, given: str | None, *, yes: bool) -> None:
     """Have machines m1 … m`count` running, and a site that knows them. Raises CoordctlError."""
     host.require_root("up")
+    folder = folder.resolve()
     lab = name_of(folder, given)
     if packages := host.missing_packages():
         note(f"The lab needs packages on this computer: {', '.join(packages)}.")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
-
-import yaml
+from typing import Final
 
 from coordctl.durable import write_file
 from coordctl.lab import host
+from coordctl.site import SITE_FILE, Site, make
+from coordctl.site_file import Machine
 
 KEY: Final = "lab/id_ed25519"  # in the site's folder
 KNOWN_HOSTS: Final = "known_hosts"
@@ -19,20 +19,18 @@ _NAME: Final = "lab/name"
 def write_site(folder: Path, lab: str, machines: Mapping[str, str], level: str) -> None:
     """Tell site.yml of the lab's machines (name → address), and of no other with the lab's key.
 
-    What else it says stays, comments aside.
+    What else it says stays.
     """
-    file = folder / "site.yml"
-    fields: dict[str, Any] = {"name": lab, "level": level}
-    if file.exists():
-        fields = yaml.safe_load(file.read_text(encoding="utf-8"))
-    known = {name: facts for name, facts in (fields.get("machines") or {}).items()
-             if name in machines or facts.get("key") != KEY}
-    for name, address in machines.items():
-        known[name] = {**known.get(name, {}), "address": address, "port": 22, "user": "root",
-                       "key": KEY}
-    changed = {**fields, "machines": known}
-    if changed != fields or not file.exists():
-        write_file(file, yaml.safe_dump(changed, sort_keys=False))
+    told = {name: Machine(address=address, key=KEY) for name, address in machines.items()}
+    if (folder / SITE_FILE).exists():
+        site = Site(folder)
+        others = {name: facts for name, facts in site.file.machines.items()
+                  if name in machines or facts.key != KEY}
+        if others | told != site.file.machines:
+            site.set_machines(others | told)
+    else:
+        make(folder, level=level, name=lab, machines=told,
+             may_hold=r"lab|known_hosts|coordctl\.log|\.known_hosts\.tmp")
 
 
 def ensure_key(folder: Path) -> str:

@@ -109,6 +109,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _verify(file: Path) -> tuple[archive.Total, dict[str, Any]]:
     """As when it was made: whole, what its manifest says, and restored to the same."""
+    archive.total_of(file)  # whole in itself, before a server is given any of it
     total, counts = restore.prove(file, 0)
     manifest = archive.manifest_of(file)
     if manifest.exists():

@@ -25,5 +25,15 @@ ENGINES: Final[dict[str, Callable[[Settings, Fatal], Store]]] = {"files": _files
 
 
 def open_engine(settings: Settings, on_fatal: Fatal) -> Store:
-    """The store that the settings name, not opened yet."""
-    return ENGINES[settings.engine](settings, on_fatal)
+    """The store that the settings name, behind its cache, not opened yet.
+
+    Raises SettingsError for a file of the cache's that will not do.
+    """
+    store = ENGINES[settings.engine](settings, on_fatal)
+    if settings.cache == "none":
+        return store
+    from coordd.cache import CachedStore
+    from coordd.cache.address import connections
+    from coordd.cache.link import Link
+
+    return CachedStore(store, Link(connections(settings)))

@@ -11,7 +11,15 @@ from coordd.engines.files.index import GONE, Index, wanted_marks
 from coordd.engines.files.reader import Reader
 from coordd.engines.files.records import EVENT_CODES, EVENT_NAMES, SENT
 from coordd.model import PRIORITY_RANK, Event, Order, Priority
-from coordd.store import BadCursorError, Change, EventPage, Feed, MessageJson, Page
+from coordd.store import (
+    BadCursorError,
+    Change,
+    EventPage,
+    Feed,
+    MessageJson,
+    Page,
+    inbox_cursor,
+)
 
 _CURSOR: Final = re.compile(r"([ab])(\d{1,18})\Z")
 
@@ -59,7 +67,8 @@ class Pages:
         messages = self._reader.render_box(box, places[:limit])
         next_cursor = None
         if len(places) > limit:
-            next_cursor = f"{'b' if newest else 'a'}{self._index.seqs[box.rows[places[limit - 1]]]}"
+            next_cursor = inbox_cursor("newest" if newest else "oldest",
+                                       self._index.seqs[box.rows[places[limit - 1]]])
         return Page([MessageJson(message) for message in messages], next_cursor, box.last_seq)
 
     def sent(self, agent: str, limit: int, cursor: str | None) -> Page:

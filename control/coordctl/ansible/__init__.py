@@ -1,0 +1,1 @@
+"""Ansible as a subprocess: run, followed event by event, shown, resumed."""

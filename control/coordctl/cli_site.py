@@ -1,0 +1,195 @@
+"""The commands that make a site and bring it to its level."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from coordctl.cli_options import FormatOption, folder, site_of, site_option, yes_option
+
+_LEVELS = ("individual", "team", "organization", "enterprise")
+
+
+@click.group(invoke_without_command=True)
+@FormatOption
+@click.pass_context
+def levels(context: click.Context, style: str) -> None:
+    """Show the scale levels side by side."""
+    if context.invoked_subcommand is not None:
+        return
+    from coordctl.output import results_console, show_rows
+    from coordctl.profile import profiles
+    from coordctl.show import levels_table
+
+    if style == "table":
+        results_console().print(levels_table(profiles()))
+    else:
+        show_rows([profile.model_dump(mode="json") for profile in profiles()], {}, style)
+
+
+@levels.command("show")
+@click.argument("level", type=click.Choice(_LEVELS))
+@FormatOption
+def show_level(level: str, style: str) -> None:
+    """Show LEVEL in full: what it must hold, its machines, what they bear."""
+    from coordctl.output import results_console, say, show_facts
+    from coordctl.profile import profile
+    from coordctl.show import level_facts, placement_table, roles_table
+
+    told = profile(level)
+    if style != "table":
+        show_facts(told.model_dump(mode="json"), {}, style)
+        return
+    say(f"{told.name}: {told.summary}")
+    say()
+    facts = level_facts(told)
+    show_facts(facts, {words: words for words in facts}, style)
+    say()
+    results_console().print(placement_table(told))
+    say()
+    results_console().print(roles_table(told))
+
+
+def _machine(_: click.Context, _option: click.Parameter, values: tuple[str, ...]
+             ) -> dict[str, Any]:
+    machines: dict[str, Any] = {}
+    for value in values:
+        name, _equals, address = value.partition("=")
+        if not address or not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", name):
+            raise click.BadParameter(f"{value!r} is not such as m1=192.0.2.7 or "
+                                     "m1=admin@192.0.2.7:2222")
+        if name in machines:
+            raise click.BadParameter(f"{name} is named twice")
+        found = re.fullmatch(r"(?:([a-z_][a-z0-9_-]*)@)?(\[[0-9a-fA-F:]+\]|[^:@]+|[0-9a-fA-F:]+?)"
+                             r"(?::(\d{1,5}))?", address)
+        if found is None:
+            raise click.BadParameter(f"{address!r} is no address")
+        fields: dict[str, Any] = {"address": found[2].strip("[]")}
+        if found[1]:
+            fields["user"] = found[1]
+        if found[3]:
+            fields["port"] = int(found[3])
+        machines[name] = fields
+    return machines
+
+
+@click.command()
+@site_option
+@click.option("--level", type=click.Choice(_LEVELS), default="individual", show_default=True,
+              help="The scale level.")
+@click.option("--machine", "machines", multiple=True, metavar="NAME=[USER@]ADDRESS[:PORT]",
+              callback=_machine, help="A machine of the site; may be given several times.")
+@click.option("--key", type=click.Path(path_type=Path), help="The machines' SSH private key.")
+@click.option("--name", help="The site's name.  [the folder's]")
+@click.option("--domain", help="The name under which agents reach the site.")
+@yes_option
+@click.pass_context
+def init(context: click.Context, level: str, machines: dict[str, Any], key: Path | None,
+         name: str | None, domain: str | None, *, yes: bool) -> None:
+    """Write a site: its level, its machines, its secrets.
+
+    On a site that stands nowhere yet (such as one that `lab up` wrote), what is
+    given is changed and the rest stays.
+    """
+    from coordctl import site_init
+
+    if key is not None:
+        for fields in machines.values():
+            fields["key"] = str(key.expanduser().absolute())
+    given = context.get_parameter_source("level") == click.core.ParameterSource.COMMANDLINE
+    site_init.init(folder(context), level if given else None, machines, name, domain, yes=yes)
+
+
+@click.command()
+@site_option
+@click.option("--to", "level", type=click.Choice(_LEVELS), help="Another level than the site's.")
+@FormatOption
+@click.pass_context
+def plan(context: click.Context, level: str | None, style: str) -> None:
+    """Show what `up` would do: topology, files, changes. Changes nothing."""
+    from coordctl import plan as plans
+
+    plans.plan(folder(context), level, style)
+
+
+@click.command()
+@site_option
+@click.pass_context
+def render(context: click.Context) -> None:
+    """Write the inventory that Ansible will use."""
+    from coordctl import render as renders
+    from coordctl import site as sites
+    from coordctl import stage
+    from coordctl.output import say
+
+    here: Any = site_of(context)
+    with sites.locked(here.folder, "render"):
+        changed = renders.write(here.folder / "inventory", stage.rendered(here))
+    for file in changed:
+        say(str(here.folder / "inventory" / file))
+    say(f"{len(changed)} file{'s' * (len(changed) != 1)} changed.")
+
+
+@click.command()
+@site_option
+@click.option("--port", type=click.IntRange(1, 65535),
+              help="The port to listen on, for a site on this machine.  [8000]")
+@click.option("--resume", is_flag=True, help="Skip the phases that hold.")
+@yes_option
+@click.pass_context
+def up(context: click.Context, port: int | None, *, resume: bool, yes: bool) -> None:
+    """Bring the site to its level; make the site on first use."""
+    from coordctl import provision
+
+    provision.up(folder(context), port, yes=yes, resume=resume)
+
+
+@click.command()
+@site_option
+@click.pass_context
+def down(context: click.Context) -> None:
+    """Stop what `up` started on this machine. The messages stay."""
+    from coordctl import site_status
+
+    site_status.down(folder(context))
+
+
+@click.command()
+@site_option
+@click.option("--watch", is_flag=True, help="Show it again and again, until Ctrl-C.")
+@FormatOption
+@click.pass_context
+def status(context: click.Context, style: str, *, watch: bool) -> None:
+    """Show how the site fares. Exit code 0: its server is ready."""
+    from coordctl import site_status
+
+    if watch:
+        site_status.watch(folder(context))
+    elif not site_status.status(folder(context), style):
+        context.exit(1)
+
+
+@click.command()
+@site_option
+@FormatOption
+@click.pass_context
+def doctor(context: click.Context, style: str) -> None:
+    """Look at the machines before anything is done to them. Exit code 0: fit."""
+    from coordctl import doctor as doctors
+    from coordctl.output import show_rows, waiting
+
+    here = site_of(context)
+    topology = here.topology()
+    with waiting("Looking at the machines …"):
+        findings = doctors.examine(here, topology, here.profile())
+    columns = {"machine": "MACHINE", "check": "CHECK", "verdict": "", "says": "FOUND",
+               "mend": "MEND"}
+    show_rows(doctors.rows(findings), columns, style)
+    if doctors.errors(findings):
+        context.exit(1)
+
+
+COMMANDS = (levels, init, plan, render, up, down, status, doctor)

@@ -1,0 +1,70 @@
+"""The roles that a stack is made of: when each is wanted, in which order it is set up, and which
+ports it opens to whom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from coordctl.profile import Stack
+
+ANYONE: Final = "anyone"
+
+
+class Port(NamedTuple):
+    """A TCP port of a role. `to`: the roles whose machines may reach it, or ANYONE."""
+
+    number: int
+    to: tuple[str, ...]
+
+
+class Component(NamedTuple):
+    """A role: `wanted` by which stacks; `does` in a few words for people."""
+
+    role: str
+    does: str
+    wanted: Callable[[Stack], bool]
+    ports: tuple[Port, ...] = ()
+
+
+def _database(stack: Stack) -> bool:
+    return stack.store != "files"
+
+
+def _failover(stack: Stack) -> bool:
+    return _database(stack) and stack.store_nodes > 1
+
+
+COMPONENTS: Final = (
+    Component("machine", "users, time, journal, firewall", lambda _: True),
+    Component("etcd", "who leads the database", _failover,
+              (Port(2379, ("postgres",)), Port(2380, ("etcd",)))),
+    Component("postgres", "the messages", _database,
+              (Port(5432, ("postgres", "pgbouncer", "haproxy", "coordd", "worker")),
+               Port(8008, ("postgres", "haproxy", "prometheus")))),
+    Component("pgbouncer", "database connections", lambda stack: stack.pooling == "pgbouncer"),
+    Component("haproxy", "the way to the leader", _failover),
+    Component("redis", "inbox cache", lambda stack: stack.cache != "in-process",
+              (Port(6379, ("coordd", "redis")),)),
+    Component("rabbitmq", "work queue", lambda stack: stack.queue == "rabbitmq",
+              (Port(5672, ("coordd", "worker")), Port(25672, ("rabbitmq",)),
+               Port(4369, ("rabbitmq",)))),
+    Component("coordd", "message server", lambda _: True, (Port(8000, ("nginx", "prometheus")),)),
+    Component("worker", "background work", lambda stack: stack.queue == "rabbitmq"),
+    Component("nginx", "TLS, load balancer", lambda stack: stack.load_balancers > 0,
+              (Port(443, (ANYONE,)),)),
+    Component("keepalived", "one virtual address", lambda stack: stack.load_balancers > 1),
+    Component("logrotate", "log rotation", lambda stack: stack.log_rotation == "logrotate"),
+    Component("backup", "backups", lambda stack: stack.backup != "none"),
+    Component("prometheus", "monitoring, alerts", lambda stack: stack.monitoring == "prometheus",
+              (Port(9090, ("prometheus",)),)),
+)
+"""In the order in which they are set up: each needs only those before it."""
+
+BY_ROLE: Final = {component.role: component for component in COMPONENTS}
+
+
+def wanted(stack: Stack) -> list[str]:
+    """The roles of a stack, in the order in which they are set up."""
+    return [component.role for component in COMPONENTS if component.wanted(stack)]

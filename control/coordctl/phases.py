@@ -1,0 +1,60 @@
+"""The phases of a provisioning run, and what each was done with.
+
+A phase is a playbook of the kit, one a role. The hash of a phase's inputs is over all that it
+reads: the rendered variables, the machines, the secrets' file, the role's and the playbook's files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from coordctl import kit
+from coordctl.errors import CoordctlError
+from coordctl.profile import Profile
+from coordctl.render import Files
+from coordctl.topology import Topology
+
+
+def of(topology: Topology) -> list[str]:
+    """The phases of a topology, in order."""
+    from coordctl.components import COMPONENTS
+
+    return [component.role for component in COMPONENTS if topology.bearers(component.role)]
+
+
+def check_kit(profile: Profile, phases: list[str]) -> None:
+    """Raise CoordctlError where the kit does not bring what a phase needs yet."""
+    roles = kit.folder() / "roles"
+    missing = [phase for phase in phases if not (roles / phase).is_dir()]
+    if missing:
+        raise CoordctlError(
+            f"level {profile.name} needs the roles {', '.join(missing)}, which this version of "
+            "the kit does not bring yet", mend="coordctl levels   (individual and team are whole)")
+
+
+def hashes(phases: list[str], files: Files, variables: Iterable[Path]) -> dict[str, str]:
+    """Phase → hash of its inputs."""
+    top = kit.folder()
+    more = {f"-e {file.name}": file.read_bytes() for file in variables}
+    found = {}
+    for phase in phases:
+        read = {name: text.encode() for name, text in files.items()
+                if name in ("hosts.yml", "group_vars/all.yml", f"group_vars/{phase}.yml")
+                or name.startswith("host_vars/")}
+        read |= more
+        for file in (top / "playbooks" / f"{phase}.yml",
+                     *sorted((top / "roles" / phase).rglob("*"))):
+            if file.is_file() and "molecule" not in file.parts:
+                read[str(file.relative_to(top))] = file.read_bytes()
+        digest = hashlib.sha256()
+        for name in sorted(read):
+            digest.update(f"{name}\0{len(read[name])}\0".encode() + read[name])
+        found[phase] = digest.hexdigest()[:32]
+    return found
+
+
+def holding(wanted: Mapping[str, str], done: Mapping[str, str]) -> list[str]:
+    """The phases that were done with just these inputs."""
+    return [phase for phase, digest in wanted.items() if done.get(phase) == digest]

@@ -1,0 +1,201 @@
+"""`coordctl up`: bring the site to its level, and say how far it is.
+
+    site.yml ─▶ stage (secrets, release, inventory) ─▶ doctor ─▶ phases ─▶ a new generation
+
+Every step can be cut short and run again: what was made stays, a generation that was not reached
+whole stands as such, and Ansible changes only what is not as it should be.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from coordctl import doctor, phases, process, render, site, stage
+from coordctl.ansible.progress import Progress
+from coordctl.ansible.run import Playbooks, run
+from coordctl.api import Api
+from coordctl.errors import CoordctlError
+from coordctl.output import confirm, note, notes_console, say, waiting
+from coordctl.runs import Run
+from coordctl.show import topology_lines
+from coordctl.site import Site
+from coordctl.stage import Stage
+from coordctl.state import Generation
+
+
+def up(folder: Path, port: int | None, *, yes: bool, resume: bool) -> None:
+    """Bring the site up; a repeat changes nothing. Raises CoordctlError."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with site.locked(folder, "up") as lock:
+        if (folder / site.SITE_FILE).exists():
+            here = Site(folder)
+        else:
+            here = site.make(folder, port=port)
+            note(f"New site {here.folder}")
+        _check_level(here)
+        running = _local_preflight(here, port) if here.is_local else None
+        staged = stage.prepare(here)
+        if not here.is_local:
+            _ask(here, staged, yes=yes)
+            _examine(here, staged)
+        changed = _provision(here, staged, lock, resume=resume)
+    with Api(here.url, here.token(), here.authority) as api:
+        if why := api.ready():
+            raise CoordctlError(f"it is not ready: {why}", mend="coordctl status")
+    if here.is_local:
+        _tell_local(here, running)
+    else:
+        _tell(here, changed)
+
+
+def _check_level(here: Site) -> None:
+    standing = here.state.standing()
+    if standing is not None and standing.level != here.file.level:
+        raise CoordctlError(
+            f"the site stands at level {standing.level} and site.yml says {here.file.level}: "
+            "its messages are where they are", mend=f"put 'level: {standing.level}' back into "
+            f"{here.folder / site.SITE_FILE}; coordctl plan --to {here.file.level} shows the "
+            "difference")
+
+
+def _local_preflight(here: Site, port: int | None) -> process.Process | None:
+    """What runs on this machine; the port that is asked for is set. Raises CoordctlError."""
+    found = process.find(here)
+    if port is not None and port != here.file.port:
+        if found is not None:
+            raise CoordctlError(f"the server runs on port {here.file.port} (pid {found.pid})",
+                                mend=f"coordctl down && coordctl up --port {port}")
+        note(f"Port {here.file.port} → {port} in {here.folder / site.SITE_FILE}")
+        here.set_port(port)
+    if found is None:
+        process.check_port(here)
+    return found
+
+
+def _ask(here: Site, staged: Stage, *, yes: bool) -> None:
+    note(f"{here.file.name} → level {staged.profile.name}: {staged.profile.summary}")
+    for line in topology_lines(here.state.current, staged.topology, here.address):
+        note(f"  {line}")
+    changed = len(render.diff(render.read(here.folder / "inventory"), staged.files))
+    if changed:
+        note(f"  {changed} lines of the inventory differ: coordctl plan shows them")
+    confirm("Bring these machines to it?", yes=yes)
+
+
+def _examine(here: Site, staged: Stage) -> None:
+    with waiting("Looking at the machines …"):
+        findings = doctor.examine(here, staged.topology, staged.profile)
+    if wrong := doctor.errors(findings):
+        first = wrong[0]
+        raise CoordctlError(
+            f"{first.machine}: {first.says}" if len(wrong) == 1 else
+            f"{len(wrong)} things keep the machines from it; nothing was changed",
+            details="\n".join(f"  {one.machine}: {one.says}\n      mend: {one.mend}"
+                              for one in wrong) if len(wrong) > 1 else "",
+            mend=f"{first.mend}, then coordctl up" if len(wrong) == 1 else
+            "mend those, then coordctl up")
+
+
+def _provision(here: Site, staged: Stage, lock: int, *, resume: bool) -> int:
+    """Run the phases; how many tasks changed something. Raises CoordctlError."""
+    record = Run(here.folder, "up")
+    log = here.folder / "runs" / record.id / "ansible.log"
+    wanted = phases.hashes(staged.phases, staged.files, staged.variables)
+    held = phases.holding(wanted, here.state.current.phases) if (
+        resume and here.state.current) else []
+    if resume and held == staged.phases:
+        say("Every phase holds.")
+        return 0
+    render.write(here.folder / "inventory", staged.files)
+    generation = Generation(
+        level=staged.profile.name, seats=staged.topology.seats,
+        machines={name: here.address(name) for name in staged.topology.roles}, run=record.id,
+        at=datetime.now(UTC).isoformat(timespec="seconds"), release=staged.release,
+        phases={phase: wanted[phase] for phase in held})
+    here.state.begin(generation)
+    record.log(f"level {staged.profile.name}, phases {' '.join(staged.phases)}"
+               + (f", held {' '.join(held)}" if held else ""))
+    progress = Progress(notes_console(), staged.phases, held)
+    try:
+        with progress.shown():
+            code = run(Playbooks(
+                [phase for phase in staged.phases if phase not in held], here.folder / "inventory",
+                here.known_hosts, log, staged.variables, here.vault.key,
+                forks=max(5, len(staged.topology.roles)), keep=(lock,)), progress.handle)
+    except KeyboardInterrupt:
+        progress.interrupted()
+        record.log("interrupted")
+        raise
+    finally:
+        done = {name: wanted[name] for name, phase in progress.phases.items()
+                if phase.state in ("done", "skipped")}
+        here.state.update(replace(generation, phases=done))
+    if code != 0 or progress.failures:
+        raise _failed(record, progress, log, code)
+    here.state.update(replace(generation, phases=done, complete=True))
+    record.log(f"done, {progress.changed} changed")
+    return progress.changed
+
+
+def _failed(record: Run, progress: Progress, log: Path, code: int) -> CoordctlError:
+    if not progress.failures:
+        record.log(f"failed: exit code {code}")
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:]
+        return CoordctlError(f"Ansible ended with exit code {code}; its log ({log}) says:",
+                             details="\n".join(f"  {line}" for line in lines),
+                             mend="coordctl up --resume")
+    first = progress.failures[0]
+    record.log(f"failed: {first.phase} on {first.host}: {first.task}")
+    details = [f"  task   {first.task}", f"  at     {first.place}", f"  log    {log}"]
+    details[:0] = [f"  {line}" for line in first.message.splitlines()]
+    details += [f"  also   {other.host}: {other.task}" for other in progress.failures[1:]]
+    what = "can't be reached any more" if first.unreachable else "failed"
+    return CoordctlError(f"{first.host}: phase {first.phase} {what}", details="\n".join(details),
+                         mend="coordctl up --resume   (goes on with this phase)")
+
+
+def _tell_local(here: Site, before: process.Process | None) -> None:
+    found = process.find(here)
+    if found is None:
+        raise CoordctlError("the server has ended again", mend="coordctl status")
+    if before is not None and before.pid == found.pid:
+        say(f"coordd runs at {here.url} (pid {found.pid}, since {found.since:%F %T}).")
+        return
+    say(f"coordd is ready at {here.url} (pid {found.pid}).")
+    say()
+    say("Try:")
+    prefix = _prefix()
+    option = "" if here.file.port == 8000 else f" --url {here.url}"
+    say(f'  {prefix}coord send code chat "Hi" "there"{option}')
+    say(f"  {prefix}coord inbox chat{option}")
+    say(f"  {prefix}coordctl status")
+    say()
+    say(f"In a browser: {here.url}/docs")
+
+
+def _tell(here: Site, changed: int) -> None:
+    say(f"{here.file.name} is at level {here.file.level}: {here.url} (changed={changed}).")
+    if changed == 0:
+        return
+    say()
+    say("Try:")
+    if here.authority is not None:
+        say(f"  export COORD_URL={here.url} COORD_CA={here.authority}")
+    else:
+        say(f"  export COORD_URL={here.url}")
+    say("  export COORD_TOKEN=$(coordctl agent add code)")
+    say('  coord send code code "Hi" "there"')
+    say("  coordctl status")
+
+
+def _prefix() -> str:
+    """What to type before `coord`: nothing where the shell finds it."""
+    beside = Path(sys.executable).parent
+    if any(Path(entry) == beside for entry in os.environ.get("PATH", "").split(os.pathsep)):
+        return ""
+    shown = os.path.relpath(beside)
+    return f"{beside if shown.startswith('..') else shown}/"

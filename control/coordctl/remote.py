@@ -1,0 +1,62 @@
+"""Shell scripts on the site's machines, over SSH or on this one, all machines at once."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from coordctl.site import Site
+from coordctl.topology import LOCAL
+
+CONNECT_LIMIT_S: Final = 8
+LIMIT_S: Final = 40.0
+
+
+class Answer(NamedTuple):
+    """What a script said. `code` 255: SSH itself failed, and `error` says how."""
+
+    code: int
+    output: str
+    error: str
+
+
+def ssh_arguments(site: Site, machine: str) -> list[str]:
+    """The argv that opens a shell on a machine, without asking anything."""
+    told = site.file.machines[machine]
+    words = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_LIMIT_S}",
+             "-o", f"UserKnownHostsFile={shlex.quote(str(site.known_hosts))}",
+             "-o", "StrictHostKeyChecking=accept-new", "-o", "LogLevel=ERROR",
+             "-p", str(told.port)]
+    if told.key is not None:
+        key = site.folder / Path(told.key).expanduser()
+        words += ["-i", str(key), "-o", "IdentitiesOnly=yes"]
+    return [*words, f"{told.user}@{told.address}"]
+
+
+def run(site: Site, scripts: Mapping[str, tuple[str, Sequence[str]]]) -> dict[str, Answer]:
+    """For each machine run its (script, arguments) as root, all at once; nothing is raised."""
+    if not scripts:
+        return {}
+    with ThreadPoolExecutor(min(len(scripts), 16)) as pool:
+        answers = pool.map(lambda item: _one(site, item[0], *item[1]), scripts.items())
+        return dict(zip(scripts, answers, strict=True))
+
+
+def _one(site: Site, machine: str, script: str, arguments: Sequence[str]) -> Answer:
+    words = ["sh", "-s", "--", *arguments]
+    if machine != LOCAL:
+        if site.file.machines[machine].user != "root":
+            words = ["sudo", "-n", *words]
+        words = [*ssh_arguments(site, machine), shlex.join(words)]
+    try:
+        done = subprocess.run(words, input=script, text=True, errors="replace",  # noqa: S603
+                              capture_output=True, timeout=LIMIT_S, check=False)
+    except subprocess.TimeoutExpired:
+        return Answer(255, "", f"no answer in {LIMIT_S:.0f} s")
+    except OSError as error:
+        return Answer(255, "", f"{words[0]}: {error.strerror}")
+    return Answer(done.returncode, done.stdout, done.stderr.strip())

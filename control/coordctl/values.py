@@ -1,0 +1,167 @@
+"""The values of an inventory: flat and final, computed from profile, site file and topology.
+
+    values_of() ─▶ {file of the inventory: (template, its values)} ─▶ render
+
+No secret is among them: a value that is one names the variable of the encrypted file.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from coordctl.profile import Profile
+from coordctl.site_file import SiteFile
+from coordctl.topology import LOCAL, Topology
+
+COORDD_PORT: Final = 8000
+REDIS_PORT: Final = 6379
+HTTPS_PORT: Final = 443
+DATA: Final = "/var/lib/coordd"
+REOPEN: Final = "systemctl kill -s HUP --kill-whom=main coordd.service"
+
+Values = dict[str, Any]
+
+
+class Controller(NamedTuple):
+    """What the computer that coordctl runs on has to do with it. `service_manager`: how a server
+    on this computer is kept running (systemd-user, supervised).
+    """
+
+    folder: Path
+    url: str
+    service_manager: str = "supervised"
+
+
+def values_of(told: SiteFile, profile: Profile, topology: Topology, controller: Controller
+              ) -> dict[str, tuple[str, Values]]:
+    """For each file of the inventory its template and the template's values."""
+    files: dict[str, tuple[str, Values]] = {
+        "hosts.yml": ("hosts.yml.j2", _hosts(told, topology, controller)),
+        "group_vars/all.yml": ("group_vars/all.yml.j2", {
+            "site_name": told.name, "site_level": profile.name, "site_url": controller.url}),
+    }
+    group_values: dict[str, Callable[[SiteFile, Profile, Topology, Controller], Values]] = {
+        "machine": _machine, "coordd": _coordd, "redis": _redis, "nginx": _nginx,
+        "logrotate": _logrotate, "backup": _backup,
+    }
+    for role, values in group_values.items():
+        if topology.bearers(role):
+            template = f"group_vars/{role}.yml"
+            files[template] = (f"{template}.j2", values(told, profile, topology, controller))
+    for machine in topology.bearers("machine"):
+        files[f"host_vars/{machine}.yml"] = ("host_vars/machine.yml.j2", {
+            "machine_ssh_port": told.machines[machine].port,
+            "machine_firewall_rules": [
+                {"port": rule.port, "name": rule.role,
+                 "from": [_address(told, source) for source in rule.sources]}
+                for rule in topology.rules(machine)]})
+    return files
+
+
+def _address(told: SiteFile, machine: str) -> str:
+    return "127.0.0.1" if machine == LOCAL else told.machines[machine].address
+
+
+def _hosts(told: SiteFile, topology: Topology, controller: Controller) -> Values:
+    machines = []
+    for name in topology.roles:
+        if name == LOCAL:
+            values: Values = {"ansible_connection": "local",
+                              "ansible_python_interpreter": "{{ ansible_playbook_python }}"}
+        else:
+            machine = told.machines[name]
+            values = {"ansible_host": machine.address, "ansible_port": machine.port,
+                      "ansible_user": machine.user,
+                      "ansible_python_interpreter": "/usr/bin/python3"}
+            if machine.key is not None:
+                key = Path(machine.key).expanduser()
+                values["ansible_ssh_private_key_file"] = str(controller.folder / key)
+            if machine.user != "root":
+                values["ansible_become"] = True
+        machines.append({"name": name, "vars": values})
+    roles = dict.fromkeys(role for borne in topology.roles.values() for role in borne)
+    return {"machines": machines, "groups": {role: topology.bearers(role) for role in roles}}
+
+
+def _machine(*_: object) -> Values:
+    return {"machine_unattended_upgrades": True, "machine_journald_max_use": "1G",
+            "machine_firewall": True}
+
+
+def _coordd(told: SiteFile, profile: Profile, topology: Topology, controller: Controller) -> Values:
+    local = LOCAL in topology.roles
+    # Behind a balancer on the same machine nothing else needs to reach it; else the firewall of
+    # the machine says who may.
+    beside = set(topology.bearers("nginx")) == set(topology.bearers("coordd"))
+    host = told.host if local else "127.0.0.1" if beside else "0.0.0.0"  # noqa: S104
+    port = told.port if local else COORDD_PORT
+    data = str(controller.folder / "data") if local else DATA
+    settings: Values = {
+        "host": host, "port": port, "data": data, "engine": profile.stack.store,
+        "auth": "token" if profile.stack.access == "tokens" else "open",
+        "rate_per_s": profile.sizes.rate_per_s, "rate_burst": profile.sizes.rate_burst,
+        "pending_max": profile.sizes.pending_messages}
+    if caches := topology.bearers("redis"):
+        settings |= {"cache": "redis", "redis_user": "coordd",
+                     "redis_url": f"redis://{_near(told, topology, caches[0])}:{REDIS_PORT}/0"}
+    ready = "127.0.0.1" if host == "0.0.0.0" else f"[{host}]" if ":" in host else host  # noqa: S104
+    return {
+        "coordd_service_manager": controller.service_manager if local else "systemd",
+        "coordd_python": "{{ ansible_playbook_python }}" if local else "",
+        "coordd_config_dir": str(controller.folder) if local else "/etc/coordd",
+        "coordd_data_dir": data, "coordd_ready_url": f"http://{ready}:{port}/ready",
+        "coordd_settings": settings,
+        "coordd_admin_token": "{{ vault_admin_token }}",
+        "coordd_redis_password": "{{ vault_redis_password }}" if caches else ""}
+
+
+def _near(told: SiteFile, topology: Topology, machine: str) -> str:
+    """The address of `machine` as the message servers see it."""
+    return "127.0.0.1" if topology.bearers("coordd") == [machine] else _address(told, machine)
+
+
+def _redis(_: SiteFile, profile: Profile, topology: Topology, __: Controller) -> Values:
+    beside = set(topology.bearers("redis")) == set(topology.bearers("coordd"))
+    return {"redis_bind": ["127.0.0.1"] if beside else ["0.0.0.0"],  # noqa: S104  the firewall's
+            "redis_port": REDIS_PORT, "redis_user": "coordd",
+            "redis_maxmemory_mb": profile.sizes.cache_memory_mb,
+            "redis_maxmemory_policy": "allkeys-lru",
+            "redis_password": "{{ vault_redis_password }}"}
+
+
+def _nginx(told: SiteFile, _: Profile, topology: Topology, __: Controller) -> Values:
+    beside = set(topology.bearers("nginx")) == set(topology.bearers("coordd"))
+    servers = ["127.0.0.1"] if beside else [
+        _address(told, machine) for machine in topology.bearers("coordd")]
+    return {"nginx_server_name": told.domain or "_", "nginx_https_port": HTTPS_PORT,
+            "nginx_upstreams": [f"{server}:{COORDD_PORT}" for server in servers],
+            "nginx_tls_certificate": "{{ vault_tls_certificate }}",
+            "nginx_tls_key": "{{ vault_tls_key }}"}
+
+
+def _logrotate(_: SiteFile, profile: Profile, topology: Topology, controller: Controller) -> Values:
+    local = LOCAL in topology.roles
+    data = str(controller.folder / "data") if local else DATA
+    return {"logrotate_coordd_log": f"{data}/events.log",
+            "logrotate_keep": profile.sizes.events_log_days,
+            "logrotate_config_file": (str(controller.folder / "logrotate.conf") if local
+                                      else "/etc/logrotate.d/coordd"),
+            "logrotate_state_dir": str(controller.folder / "logrotate") if local else "",
+            "logrotate_user_timer": local and controller.service_manager == "systemd-user",
+            "logrotate_reopen_command": _reopen(controller) if local else REOPEN}
+
+
+def _reopen(controller: Controller) -> str:
+    """What tells the server on this computer that its log was moved away."""
+    if controller.service_manager == "systemd-user":
+        return REOPEN.replace("systemctl", "systemctl --user")
+    return ("{{ ansible_playbook_python }} -P -m coordd.supervise reload --settings "
+            + shlex.quote(str(controller.folder / "coordd.toml")))
+
+
+def _backup(_: SiteFile, profile: Profile, *__: object) -> Values:
+    return {"backup_dir": "/var/backups/coordd", "backup_on_calendar": "02:30",
+            "backup_keep": profile.sizes.backups_kept}

@@ -1,0 +1,64 @@
+"""Where Redis is and who we are to it: from the settings to connections."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from redis.asyncio.connection import (
+    AbstractConnection,
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
+
+from coordd.cache.link import CONNECT_S
+from coordd.settings import Settings, SettingsError
+
+
+def connections(settings: Settings) -> Callable[[], AbstractConnection]:
+    """What makes a new connection. Raises SettingsError for a file that will not do."""
+    assert settings.redis_url is not None  # noqa: S101 - the settings were checked
+    url = urlsplit(settings.redis_url)
+    # Redis' old protocol: AUTH and SELECT, no HELLO and no CLIENT, so that the user needs few
+    # rights. Time is limited by the link, a pipeline at a time; nothing is tried again.
+    wanted: dict[str, Any] = {
+        "protocol": 2, "driver_info": None, "socket_timeout": None,
+        "socket_connect_timeout": CONNECT_S, "socket_read_size": 1 << 18}
+    if settings.redis_password_file is not None:
+        wanted |= {"username": settings.redis_user or None, "password": _password(settings)}
+    if url.scheme == "unix":
+        return lambda: UnixDomainSocketConnection(path=unquote(url.path), **wanted)
+    wanted |= {"host": url.hostname, "port": url.port or 6379, "db": int(url.path.strip("/") or 0)}
+    if url.scheme == "redis":
+        return lambda: Connection(**wanted)
+    if settings.redis_ca_file is not None:
+        _check_ca(settings)
+        wanted["ssl_ca_certs"] = str(settings.redis_ca_file)
+    return lambda: SSLConnection(**wanted)
+
+
+def _password(settings: Settings) -> str:
+    file = settings.redis_password_file
+    assert file is not None  # noqa: S101 - the caller asked
+    try:
+        password = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is no text"
+        raise SettingsError(f"redis_password_file = \"{file}\": cannot be read ({reason})"
+                            ) from None
+    if not password:
+        raise SettingsError(f"redis_password_file = \"{file}\": holds no password")
+    return password
+
+
+def _check_ca(settings: Settings) -> None:
+    """Else a wrong file would look like a Redis that is away."""
+    try:
+        ssl.create_default_context(cafile=settings.redis_ca_file)
+    except (OSError, ssl.SSLError) as error:
+        reason = error.strerror or str(error)
+        raise SettingsError(f"redis_ca_file = \"{settings.redis_ca_file}\": holds no certificates "
+                            f"({reason})") from None

@@ -1,0 +1,156 @@
+"""Level team, whole, on a real machine: provisioned, used by agents, left as it is by a repeat."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from support.team import Team
+
+_READ_SECRETS = ("import sys, json; from pathlib import Path; from coordctl.site import Site; "
+                 "print(json.dumps(Site(Path(sys.argv[1])).vault.read('secrets.yml')))")
+
+
+def everything(folder: Path) -> list[tuple[Path, str]]:
+    """Every file that is left on the controller, as text."""
+    return [(file, file.read_bytes().decode("utf-8", "replace"))
+            for file in folder.rglob("*") if file.is_file()]
+
+
+def secrets_of(team: Team) -> dict[str, str]:
+    """The site's secrets, in clear."""
+    shown = subprocess.run(
+        [sys.executable, "-c", _READ_SECRETS, str(team.folder)],
+        env=team.lab.env, capture_output=True, text=True, check=True, timeout=60)
+    found: dict[str, str] = json.loads(shown.stdout)
+    return found
+
+
+def test_the_plan_showed_all_three_and_changed_nothing(team: Team, planned: str) -> None:
+    for words in ("nothing yet → team", "+ m1", "machine, redis, coordd, nginx, logrotate, backup",
+                  "Cost and capacity", "write pause", "+++ b/hosts.yml", "On the machine",
+                  "redis-server", "Next:  coordctl up"):
+        assert words in planned, words
+    assert "m1" in planned
+
+
+def test_agents_send_through_tls_with_their_tokens(team: Team) -> None:
+    with team.client(team.token("code")) as code, team.client(team.token("chat")) as chat:
+        sent = code.post("/api/v1/messages", json={
+            "from_agent": "code", "to_agent": "chat", "subject": "Hi", "body": "there"})
+        assert sent.status_code == 200, sent.text
+        inbox = chat.get("/api/v1/inbox/chat").json()
+        assert inbox["messages"][0]["id"] == sent.json()["id"]
+        assert chat.post(f"/api/v1/messages/{sent.json()['id']}/ack").status_code == 200
+        assert chat.get("/api/v1/inbox/chat").json()["messages"][0]["state"] == "acknowledged"
+        assert code.get("/api/v1/inbox/chat").status_code == 404
+        forged = code.post("/api/v1/messages", json={
+            "from_agent": "chat", "to_agent": "code", "subject": "Hi", "body": "x"})
+        assert forged.status_code == 403
+    with team.client(None) as nobody:
+        assert nobody.get("/api/v1/inbox/chat").status_code == 401
+        assert nobody.get("/ready").status_code == 200
+
+
+def test_the_client_of_a_person_trusts_the_sites_authority(team: Team) -> None:
+    env = team.lab.env | {"COORD_URL": f"https://{team.address}",
+                          "COORD_CA": str(team.folder / "ca.crt"),
+                          "COORD_TOKEN": team.token("walker")}
+
+    def coord(*words: str, more: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([str(Path(sys.executable).with_name("coord")), *words], text=True,
+                              env=env | (more or {}), cwd=team.lab.cwd, capture_output=True,
+                              stdin=subprocess.DEVNULL, timeout=60)
+
+    sent = coord("send", "walker", "walker", "to me", "hello")
+    assert sent.returncode == 0, sent.stderr
+    assert "to me" in coord("inbox", "walker").stdout
+    assert coord("inbox", "walker", more={"COORD_CA": ""}).returncode != 0
+
+
+def test_nobody_else_is_trusted_and_only_the_ports_of_the_topology_answer(team: Team) -> None:
+    with pytest.raises(httpx.ConnectError, match="certificate verify failed"):
+        httpx.get(f"https://{team.address}/ready", verify=ssl.create_default_context(),
+                  trust_env=False)
+    for port in (8000, 6379, 80):
+        with pytest.raises((httpx.ConnectError, httpx.ConnectTimeout)):
+            httpx.get(f"http://{team.address}:{port}/ready", timeout=2, trust_env=False)
+
+
+def test_up_again_changes_nothing(team: Team) -> None:
+    done = team("up", "--yes")
+    assert "(changed=0)" in done.stdout
+    assert "Every phase holds" in team("up", "--yes", "--resume").stdout
+    assert "Nothing to do" in team("plan").stderr
+    assert team.json("plan")["changes"] == []
+
+
+def test_what_was_changed_by_hand_is_shown_and_mended(team: Team) -> None:
+    team.on("sed -i 's/^maxmemory .*/maxmemory 3mb/' /etc/redis/coordctl.conf")
+    plan = team("plan").stdout
+    assert "-maxmemory 3mb" in plan
+    assert "+maxmemory 256mb" in plan
+    assert "(changed=0)" not in team("up", "--yes").stdout
+    assert "(changed=0)" in team("up", "--yes").stdout
+
+
+def test_status_tells_of_the_machine_and_the_cache(team: Team) -> None:
+    facts = team.json("status")
+    assert (facts["level"], facts["ready"]) == ("team", True)
+    assert facts["cache_hit_rate"] is not None
+    machine, = facts["machines"]
+    assert (machine["name"], machine["state"]) == ("m1", "up")
+    assert facts["release"].startswith(facts["version"])
+    team.on("systemctl stop redis-server")
+    try:
+        assert "not active: redis-server.service" in team.json("status")["machines"][0]["state"]
+        assert team.json("status")["ready"] is True  # a cache may die
+    finally:
+        team.on("systemctl start redis-server")
+
+
+def test_no_run_leaves_a_secret_behind(team: Team) -> None:
+    team("up", "--yes")
+    secrets = secrets_of(team)
+    key_lines = [line for line in secrets["vault_tls_key"].splitlines() if "PRIVATE" not in line]
+    hushed = [secrets["vault_admin_token"], secrets["vault_redis_password"], *key_lines]
+    for file, text in everything(team.folder):
+        for secret in hushed:
+            assert secret not in text, file
+    # What the machine keeps: secrets are files of root and of nobody else's eyes.
+    journal = team.on("journalctl --no-pager -o cat; cat /proc/*/cmdline /proc/*/environ "
+                      "2>/dev/null | tr '\\0' '\\n'")
+    for secret in hushed:
+        assert secret not in journal
+    readable = team.on("grep -rlF -e " + secrets["vault_admin_token"] + " -e "
+                       + secrets["vault_redis_password"]
+                       + " /etc /opt /var/lib /var/log /root /tmp 2>/dev/null || true").split()
+    assert readable, "the secrets are on the machine, so the search finds them"
+    for name in readable:
+        assert team.on(f"stat -c '%a %U' {name}").split()[0].endswith("00"), name
+
+
+def test_a_backup_is_proved_and_brings_everything_back(team: Team) -> None:
+    token = team.token("keeper")
+    with team.client(token) as keeper:
+        ids = [keeper.post("/api/v1/messages", json={
+            "from_agent": "keeper", "to_agent": "keeper", "subject": f"{number}",
+            "body": "x" * number}).json()["id"] for number in range(20)]
+        keeper.post(f"/api/v1/messages/{ids[3]}/ack")
+        before = keeper.get("/api/v1/inbox/keeper").json()
+        team.on("systemctl start coordd-backup.service")
+        team.on("systemctl stop coordd && rm -rf /var/lib/coordd/* && "
+                "newest=$(ls /var/backups/coordd/*.jsonl.gz | tail -1) && cd / && "
+                "setpriv --reuid=coordd --regid=coordd --clear-groups "
+                "/opt/coordd/current/bin/python -m coordd.backup restore \"$newest\" "
+                "--data /var/lib/coordd && "
+                "systemctl start coordd")
+        after = keeper.get("/api/v1/inbox/keeper").json()
+        assert after["messages"] == before["messages"]
+        assert after["last_seq"] == before["last_seq"]

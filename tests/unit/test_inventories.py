@@ -1,0 +1,58 @@
+"""Rendered inventories: the examples, and what may never stand in one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from coordctl import render
+from coordctl.profile import LEVELS
+from support.inventories import EXAMPLES, rendered
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_examples_are_what_the_templates_render(level: str) -> None:
+    """`python tests/support/inventories.py` writes them anew."""
+    assert render.read(EXAMPLES / level / "inventory") == rendered(level)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_every_file_is_yaml_and_every_variable_belongs_to_its_group(level: str) -> None:
+    for name, text in rendered(level).items():
+        fields = yaml.safe_load(text)
+        kind, _, group = name.removesuffix(".yml").rpartition("/")
+        if kind == "group_vars" and group != "all":
+            assert all(key.startswith(f"{group}_") for key in fields), name
+        if kind == "host_vars":
+            assert all(key.startswith("machine_") for key in fields), name
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_secret_is_named_and_never_there(level: str) -> None:
+    for name, text in rendered(level).items():
+        for line in text.splitlines():
+            key, _, value = line.strip().partition(": ")
+            if any(word in key for word in ("token", "password", "_key")) and "ssh" not in key:
+                assert re.fullmatch(r'""|"\{\{ vault_[a-z_]+ \}\}"', value), f"{name}: {line}"
+
+
+def test_what_no_longer_belongs_is_removed_and_a_repeat_changes_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "inventory"
+    files = rendered("organization")
+    assert render.write(folder, files) == sorted(files)
+    assert render.write(folder, files) == []
+    fewer = rendered("team")
+    changed = render.write(folder, fewer)
+    assert render.read(folder) == fewer
+    assert "host_vars/m6.yml" in changed
+
+
+def test_the_difference_is_shown_by_line() -> None:
+    before = {"a.yml": "x: 1\ny: 2\n", "gone.yml": "z: 1\n"}
+    after = {"a.yml": "x: 1\ny: 3\n", "new.yml": "w: 1\n"}
+    lines = render.diff(before, after)
+    assert {"-y: 2", "+y: 3", "+w: 1", "-z: 1", "+++ /dev/null", "--- /dev/null"} <= set(lines)
+    assert render.diff(before, before) == []

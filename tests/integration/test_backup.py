@@ -15,6 +15,9 @@ from typing import Any
 import httpx
 import pytest
 
+from coordd.backup import archive, restore
+from coordd.backup.calls import BackupError
+from coordd.backup.calls import Server as Calls
 from support.server import Server, start
 
 LIMIT_S = 110.0
@@ -178,6 +181,37 @@ def test_a_backup_that_is_not_what_its_manifest_says_is_refused(
     end["end"]["sha256"] = hashlib.sha256(b"\n".join([*lines[1:-1], b""])).hexdigest()
     file.write_bytes(gzip.compress(b"\n".join([*lines[:-1], json.dumps(end).encode(), b""])))
     assert "its manifest says otherwise" in backup("verify", file, code=1).stderr
+
+
+def test_what_comes_back_otherwise_is_named(
+        tmp_path: Path, server: Server, folder: Path) -> None:
+    """A server restored from one backup, compared with others."""
+    def write(name: str) -> Path:
+        with Calls(server.url, TOKEN) as calls:
+            return archive.write(calls, folder, 1)[0].rename(tmp_path / name)
+
+    def message(subject: str) -> str:
+        return str(post(server, "/messages", {"from_agent": "code", "to_agent": "chat",
+                                              "subject": subject, "body": "b"})["id"])
+
+    first = message("first")
+    short = write("short.gz")
+    last = message("last")
+    long = write("long.gz")
+    lines = gzip.decompress(long.read_bytes())
+    other = tmp_path / "other.gz"
+    other.write_bytes(gzip.compress(lines.replace(b'"first"', b'"First"')))
+    with restore.served(tmp_path / "scratch") as scratch:
+        restore.fill(scratch, short, lambda: None)
+        restore.compare(scratch, short)
+        with pytest.raises(BackupError, match=f"sent {last} as nothing"):
+            restore.compare(scratch, long)
+        with pytest.raises(BackupError, match=f"change 1 of other.gz .* sent {first} as sent"):
+            restore.compare(scratch, other)
+    with restore.served(tmp_path / "other-scratch") as scratch:
+        restore.fill(scratch, long, lambda: None)
+        with pytest.raises(BackupError, match=r"more than the 1 changes of short\.gz"):
+            restore.compare(scratch, short)
 
 
 def test_a_full_disk_leaves_nothing(server: Server, folder: Path, token_file: Path) -> None:

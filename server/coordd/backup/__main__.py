@@ -35,11 +35,10 @@ def run(folder: Path, url: str, token_file: Path, keep: int, free_min_bytes: int
     except OSError as error:
         raise BackupError(f"{token_file}: {error.strerror}") from None
     began = time.monotonic()
-    with _alone(folder):
+    with _alone(folder), Server(url, token) as server:
         for rest in [*folder.glob(".coordd-*.tmp"), *folder.glob(".proof-*")]:
             shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
         archive.check_room(folder, free_min_bytes)
-        server = Server(url, token)
         before = server.stats()
         file, total = archive.write(server, folder, free_min_bytes)
         log.info("%s: %d changes, %d bytes in %.1f s", file, total.changes, file.stat().st_size,

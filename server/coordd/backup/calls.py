@@ -6,7 +6,7 @@ import http.client
 import json
 import time
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 import msgspec
@@ -40,6 +40,12 @@ class Server:
         self._connection = http.client.HTTPConnection(parts.hostname, parts.port or 80,
                                                       timeout=TIMEOUT_S)
         self._headers = {"Authorization": f"Bearer {token}"}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
 
     def call(self, method: str, path: str, body: bytes | None = None) -> bytes:
         """The body that answers. What is busy or does not answer is asked again: a call may be."""

@@ -54,7 +54,8 @@ def served(data: Path) -> Iterator[Server]:
                 [sys.executable, "-P", "-m", "coordd", "--settings", str(folder / "coordd.toml")],
                 stdin=subprocess.DEVNULL, stdout=out_log, stderr=out_log, env=environ)
         try:
-            yield Server(_address(process, log), token)
+            with Server(_address(process, log), token) as server:
+                yield server
         finally:
             process.terminate()
             try:

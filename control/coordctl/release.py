@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -69,7 +70,9 @@ def build(python: str, machine: str) -> Release:
     digest = hashlib.sha256("\n".join([python, machine, *locked]).encode() + wheel).hexdigest()
     release = Release(f"{version}-{digest[:12]}", cache_folder() / f"{version}-{digest[:12]}")
     if release.folder.exists():
+        os.utime(release.folder)  # in use: not to be pruned
         return release
+    prune()
     release.folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=release.folder.parent) as beside:
         wheels = Path(beside, "wheels")
@@ -198,14 +201,15 @@ def _pack(wheels: Path, archive: Path) -> None:
         os.fsync(out.fileno())
 
 
-def prune(keep: int = 5) -> None:
-    """Remove all but the newest `keep` releases of the cache, and what a kill left behind."""
+def prune(keep: int = 10) -> None:
+    """Remove all but the `keep` releases used last, and what a kill left behind a day ago."""
     folder = cache_folder()
     if not folder.exists():
         return
     for rest in folder.glob(".new-*"):
-        shutil.rmtree(rest, ignore_errors=True)
-    releases = sorted((entry for entry in folder.iterdir() if entry.is_dir()),
+        if rest.stat().st_mtime < time.time() - 86400:  # a younger one may be at work
+            shutil.rmtree(rest, ignore_errors=True)
+    releases = sorted((entry for entry in folder.iterdir() if not entry.name.startswith(".")),
                       key=lambda entry: entry.stat().st_mtime, reverse=True)
     for old in releases[keep:]:
         shutil.rmtree(old, ignore_errors=True)

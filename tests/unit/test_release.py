@@ -91,6 +91,9 @@ def test_old_releases_and_what_a_kill_left_are_removed(
     for age in range(4):
         (release.cache_folder() / f"0.1.0-{age}").mkdir(parents=True)
         os.utime(release.cache_folder() / f"0.1.0-{age}", (1000 - age, 1000 - age))
-    (release.cache_folder() / ".new-x").mkdir()
+    for name, at in ((".new-old", 1), (".new-at-work", None)):
+        (release.cache_folder() / name).mkdir()
+        os.utime(release.cache_folder() / name, at and (at, at))
     release.prune(keep=2)
-    assert {one.name for one in release.cache_folder().iterdir()} == {"0.1.0-0", "0.1.0-1"}
+    assert {one.name for one in release.cache_folder().iterdir()} == {
+        "0.1.0-0", "0.1.0-1", ".new-at-work"}

@@ -125,7 +125,7 @@ def _near(told: SiteFile, topology: Topology, machine: str) -> str:
 
 def _redis(_: SiteFile, profile: Profile, topology: Topology, __: Controller) -> Values:
     beside = set(topology.bearers("redis")) == set(topology.bearers("coordd"))
-    return {"redis_bind": ["127.0.0.1"] if beside else ["0.0.0.0"],  # noqa: S104  the firewall's
+    return {"redis_bind": ["127.0.0.1"] if beside else ["127.0.0.1", "{{ ansible_host }}"],
             "redis_port": REDIS_PORT, "redis_user": "coordd",
             "redis_maxmemory_mb": profile.sizes.cache_memory_mb,
             "redis_maxmemory_policy": "allkeys-lru",

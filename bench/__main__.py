@@ -32,7 +32,8 @@ PUBLISHED = ROOT / "docs" / "bench"
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="About a minute: 100,000 messages, short loads.")
+@click.option("--quick", is_flag=True,
+              help="About a minute, five more with the lab: 100,000 messages, short loads.")
 @click.option("--only", "only", multiple=True, type=click.Choice(list(MEASURES)),
               help="Only this measure; may be repeated.")
 @click.option("--data", type=click.Path(path_type=Path, file_okay=False), default=ROOT / ".cache",

@@ -10,12 +10,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
 from bench.driver import Job, Outcome
 from bench.workloads import WORKLOADS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 START_LIMIT_S = 120.0
 STOP_LIMIT_S = 120.0
@@ -124,15 +127,10 @@ class Daemon:
         """Run the driver in a process of its own. Raises BenchError where an answer isn't 200."""
         described = Job(port=self.port, workload=workload, connections=connections, **job)
         before = self._cpu_s()
-        done = subprocess.run([sys.executable, "-m", "bench.driver"], capture_output=True,
-                              input=msgspec.json.encode(described), check=False,
-                              cwd=Path(__file__).parent.parent)
-        if done.returncode:
-            raise BenchError(f"{done.stderr.decode()}{self.kind}: {self._tail()}")
-        outcome = msgspec.json.decode(done.stdout, type=Outcome)
-        if outcome.failures:
-            raise BenchError(f"{workload} against {self.kind}: answers other than 200: "
-                             f"{outcome.statuses}; its log: {self._tail()}")
+        try:
+            outcome = drive(described)
+        except BenchError as error:
+            raise BenchError(f"{error}\n{self.kind}, its log: {self._tail()}") from error
         messages = sum(outcome.statuses.values()) * WORKLOADS[workload][1]
         return msgspec.structs.replace(
             outcome, server_cpu_us=(self._cpu_s() - before) / messages * 1e6)
@@ -147,6 +145,21 @@ class Daemon:
 
     def _tail(self) -> str:
         return self._log.read_text(encoding="utf-8", errors="replace")[-2000:].strip() or "no log"
+
+
+def drive(job: Job, inside: Sequence[str] = ()) -> Outcome:
+    """Run the driver in a process of its own, which the program `inside` may start where the server
+    can be reached. Raises BenchError where an answer isn't 200.
+    """
+    done = subprocess.run([*inside, sys.executable, "-m", "bench.driver"], capture_output=True,
+                          input=msgspec.json.encode(job), check=False,
+                          cwd=Path(__file__).parent.parent)
+    if done.returncode:
+        raise BenchError(done.stderr.decode().strip())
+    outcome = msgspec.json.decode(done.stdout, type=Outcome)
+    if outcome.failures:
+        raise BenchError(f"{job.workload}: answers other than 200: {outcome.statuses}")
+    return outcome
 
 
 def free_port() -> int:

@@ -17,6 +17,7 @@ import ctypes
 import gc
 import select
 import socket
+import ssl
 import sys
 import time
 from array import array
@@ -36,11 +37,16 @@ RATE_MAX = 150_000
 PR_SET_TIMERSLACK = 29
 DRAIN_S = 20.0
 """How long a run waits for its last answers."""
+CONNECT_S = 10.0
+_NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class Job(msgspec.Struct, frozen=True):
     """What to send. `count` > 0 ends the run after so many requests, else `seconds` does; the
     first `warm_s` of them are sent but not measured.
+
+    `authority`: the file of the certificate to trust; given, the connections are TLS, and their
+    handshakes are over when the run begins. `tokens`: by agent, sent where it is who asks.
     """
 
     port: int
@@ -50,6 +56,9 @@ class Job(msgspec.Struct, frozen=True):
     rate: float = 0.0
     warm_s: float = 0.5
     count: int = 0
+    host: str = "127.0.0.1"
+    authority: str = ""
+    tokens: dict[str, str] = {}
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -82,13 +91,19 @@ class DriverError(Exception):
 
 
 class _Connection:
-    """A keep-alive connection, at most one request in flight."""
+    """A keep-alive connection, at most one request in flight. Raises OSError where there is none.
 
-    __slots__ = ("due", "free", "head", "missing", "requests", "sock", "unsent")
+    `secure`: the socket where it speaks TLS, else None.
+    """
 
-    def __init__(self, port: int, requests: Iterator[bytes]) -> None:
-        self.sock = socket.create_connection(("127.0.0.1", port), timeout=10)
+    __slots__ = ("due", "free", "head", "missing", "requests", "secure", "sock", "unsent")
+
+    def __init__(self, job: Job, tls: ssl.SSLContext | None, requests: Iterator[bytes]) -> None:
+        self.sock = socket.create_connection((job.host, job.port), timeout=CONNECT_S)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.secure: ssl.SSLSocket | None = None
+        if tls is not None:
+            self.sock = self.secure = tls.wrap_socket(self.sock, server_hostname=job.host)
         self.sock.setblocking(False)
         self.requests = requests
         self.due = 0  # ns, of the request in flight
@@ -99,15 +114,20 @@ class _Connection:
 
 
 class Driver:
-    """One run of a job."""
+    """One run of a job. Raises DriverError where a connection can't be made."""
 
     def __init__(self, job: Job) -> None:
         requests, self._messages_each = WORKLOADS[job.workload]
         self._job = job
         self._epoll = select.epoll()
         self._connections: dict[int, _Connection] = {}
-        for number in range(job.connections):
-            connection = _Connection(job.port, requests(number))
+        try:
+            tls = ssl.create_default_context(cafile=job.authority) if job.authority else None
+            made = [_Connection(job, tls, requests(number, job.tokens))
+                    for number in range(job.connections)]
+        except OSError as error:
+            raise DriverError(f"no connection to {job.host}, port {job.port}: {error}") from error
+        for connection in made:
             self._connections[connection.sock.fileno()] = connection
             self._epoll.register(connection.sock.fileno(), select.EPOLLIN)
         self._buffer = bytearray(1 << 20)
@@ -215,7 +235,7 @@ class Driver:
         """Send `data`, as much as the socket takes; the rest when it takes more."""
         try:
             sent = connection.sock.send(data)
-        except BlockingIOError:
+        except _NOT_NOW:
             sent = 0
         rest = data[sent:] if sent < len(data) else b""
         if bool(rest) != bool(connection.unsent):
@@ -241,16 +261,24 @@ class Driver:
             connection = self._connections[fileno]
             if mask & select.EPOLLOUT:
                 self._push(connection, connection.unsent)
-            if mask & ~select.EPOLLOUT and self._read(connection):
+            if mask & ~select.EPOLLOUT and (
+                    self._read(connection) or (connection.secure and self._read_on(connection))):
                 self._in_flight -= 1
                 yield connection
+
+    def _read_on(self, connection: _Connection) -> bool:
+        """Take what TLS has deciphered already, of which epoll knows nothing."""
+        while connection.secure and connection.secure.pending():
+            if self._read(connection):
+                return True
+        return False
 
     def _read(self, connection: _Connection) -> bool:
         """Take what has come; whether the answer is complete. Only its length is looked at."""
         buffer = self._buffer
         try:
             size = connection.sock.recv_into(buffer)
-        except BlockingIOError:
+        except _NOT_NOW:
             return False
         if not size:
             raise DriverError(f"the server on port {self._job.port} hung up")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from bench import kit, team
 from bench.daemon import BenchError, Daemon
 from bench.disk import appends_per_s, read_all_s
 from bench.driver import Job
@@ -194,5 +195,9 @@ def _without_sidecar(daemon: Daemon, killed: Path) -> float | None:
 MEASURES: dict[str, Callable[[Stand], None]] = {
     "send": send, "batch": batch, "senders": senders, "inbox": inbox, "stats": stats,
     "memory": memory, "start": start,
+    "kit-help": kit.start, "kit-render": kit.render, "kit-machines": kit.machines,
+    "kit-provision": kit.provision, "kit-inbox": team.inbox,
 }
-"""In the order in which they run: memory after the loads, start last, since it ends the server."""
+"""In the order in which they run: memory after the loads, start last of those on the servers, since
+it ends one; those of the lab end them all.
+"""

@@ -96,14 +96,16 @@ def _bars(axis: Any, rows: list[Row], title: str, request: str, bar: float,
 def _curves(axis: Any, results: Results) -> None:
     axis.set_title("Latency by percentile, open loop, from the intended send time", loc="left",
                    fontsize=11, pad=18)
-    if not results.latencies:
+    # Only of one server: the curves of a whole team would not fit beside these.
+    latencies = [found for found in results.latencies if not found.server.startswith("team: ")]
+    if not latencies:
         axis.set_axis_off()
         return
     axis.set_xscale("log")
     axis.set_yscale("log")
     styles = {"no-op": ":"}
     colours: dict[str, str] = {}
-    for found in results.latencies:
+    for found in latencies:
         points = [(100 / (100 - float(percent)), seconds * 1000)
                   for percent, seconds in found.curve.items() if 0 < float(percent) < 99.99]
         label = f"{found.name}, {found.rate:,.0f}/s, {found.server}"

@@ -9,6 +9,7 @@ import msgspec
 
 from bench.daemon import BenchError, Daemon
 from bench.figures import Spread, median_curve, spread
+from bench.lab import LabSite, why_not
 from bench.results import Latency, Limit, Row
 
 if TYPE_CHECKING:
@@ -19,21 +20,26 @@ if TYPE_CHECKING:
 
 
 class Scale(msgspec.Struct, frozen=True):
-    """How much a run does: messages in the large store, repetitions, seconds of each load."""
+    """How much a run does: messages in the large store, repetitions, seconds of each load, machines
+    that are brought to level team with the clock running.
+    """
 
     messages: int
     rounds: int
     seconds: float
+    provisions: int
 
 
-FULL = Scale(messages=1_000_000, rounds=3, seconds=5.0)
-QUICK = Scale(messages=100_000, rounds=3, seconds=1.0)
+FULL = Scale(messages=1_000_000, rounds=3, seconds=5.0, provisions=2)
+QUICK = Scale(messages=100_000, rounds=3, seconds=1.0, provisions=1)
 SMALL = 10_000
 """Messages in the small store that the large one is compared with."""
 
 
 class Stand:
-    """Starts each server once, when it is first asked for, and ends them all."""
+    """Starts each server once, when it is first asked for, and ends them all; the lab's machines
+    too. `team`: the site of a machine that stands at level team, once there is one.
+    """
 
     def __init__(self, folder: Path, scale: Scale, say: Callable[[str], None]) -> None:
         self.folder = folder
@@ -41,7 +47,9 @@ class Stand:
         self.say = say
         self.rows: list[Row] = []
         self.latencies: list[Latency] = []
+        self.team: LabSite | None = None
         self._servers: dict[str, Daemon] = {}
+        self._sites: list[LabSite] = []
 
     def server(self, name: str) -> Daemon:
         """`noop`, `raw`, or a coordd: `fresh` (empty at first), `small`, `large` (filled)."""
@@ -65,8 +73,29 @@ class Stand:
             raise BenchError(f"{filled} messages were sent, the server has {stats['messages']}; "
                              f"a page has {len(page['messages'])} of them")
 
+    def has_lab(self, measure: str) -> bool:
+        """Whether this computer can have a lab; says so where it can't. Ends the servers: what the
+        lab's machines do has the processors for itself.
+        """
+        if why := why_not():
+            self.say(f"  {measure} is left out: {why}")
+            return False
+        self._end_servers()
+        return True
+
+    def site(self, name: str) -> LabSite:
+        """A new site for machines of the lab."""
+        self._sites.append(LabSite(self.folder / name))
+        return self._sites[-1]
+
     def close(self) -> None:
-        """End the servers. Their folders stay: after a failure they are what to look at."""
+        """End servers and machines. Folders stay: after a failure they are what to look at."""
+        self._end_servers()
+        for site in self._sites:
+            if site.is_up:
+                site.down()
+
+    def _end_servers(self) -> None:
         for daemon in self._servers.values():
             daemon.kill()
 

@@ -13,11 +13,13 @@ import random
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 AGENTS = tuple(f"agent-{number:02d}" for number in range(50))
 VARIANTS = 64
 """How many different requests one connection repeats."""
+READS = 3
+"""Reads of an inbox for each send in the mix, as in bench/load/locustfile.py."""
 
 _WORDS = ("build deploy review merge test green red branch release rollback latency queue batch "
           "segment replica index cache token inbox thread done waiting please look at the new log "
@@ -33,50 +35,78 @@ def message(rng: random.Random) -> dict[str, str]:
             "body": _TEXT[start:start + rng.randrange(100, 201)]}
 
 
-def post(path: str, value: object) -> bytes:
+def post(path: str, value: object, token: str | None = None) -> bytes:
     """A keep-alive POST of `value` as JSON."""
     body = json.dumps(value, separators=(",", ":")).encode()
     return (f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n").encode() + body
+            f"{_bearer(token)}Content-Length: {len(body)}\r\n\r\n").encode() + body
 
 
-def get(path: str) -> bytes:
+def get(path: str, token: str | None = None) -> bytes:
     """A keep-alive GET."""
-    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{_bearer(token)}\r\n".encode()
 
 
-def _send(connection: int) -> Iterator[bytes]:
+def _bearer(token: str | None) -> str:
+    return f"Authorization: Bearer {token}\r\n" if token else ""
+
+
+def _sent(sent: dict[str, str], tokens: Mapping[str, str]) -> bytes:
+    return post("/api/v1/messages", sent, tokens.get(sent["from_agent"]))
+
+
+def _read(agent: str, tokens: Mapping[str, str]) -> bytes:
+    return get(f"/api/v1/inbox/{agent}", tokens.get(agent))
+
+
+def _send(connection: int, tokens: Mapping[str, str]) -> Iterator[bytes]:
     rng = random.Random(connection)
-    return itertools.cycle([post("/api/v1/messages", message(rng)) for _ in range(VARIANTS)])
+    return itertools.cycle([_sent(message(rng), tokens) for _ in range(VARIANTS)])
 
 
-def _batch(connection: int) -> Iterator[bytes]:
+def _batch(connection: int, _: Mapping[str, str]) -> Iterator[bytes]:
     rng = random.Random(connection)
     return itertools.cycle([post("/api/v1/messages/batch", [message(rng) for _ in range(100)])
                             for _ in range(8)])
 
 
-def _fill(connection: int) -> Iterator[bytes]:
+def _fill(connection: int, _: Mapping[str, str]) -> Iterator[bytes]:
     rng = random.Random(1_000_000 + connection)
     while True:
         yield post("/api/v1/messages/batch", [message(rng) for _ in range(1000)])
 
 
-def _inbox(connection: int) -> Iterator[bytes]:
+def _inbox(connection: int, tokens: Mapping[str, str]) -> Iterator[bytes]:
     first = connection * 7 % len(AGENTS)
-    return itertools.cycle([get(f"/api/v1/inbox/{name}")
-                            for name in AGENTS[first:] + AGENTS[:first]])
+    return itertools.cycle([_read(name, tokens) for name in AGENTS[first:] + AGENTS[:first]])
 
 
-def _stats(_connection: int) -> Iterator[bytes]:
+def _mix(connection: int, tokens: Mapping[str, str]) -> Iterator[bytes]:
+    """Sends and READS times as many reads, both of any agent, in a random order."""
+    rng = random.Random(2_000_000 + connection)
+    requests = [_sent(message(rng), tokens) for _ in range(VARIANTS)]
+    requests += [_read(rng.choice(AGENTS), tokens) for _ in range(READS * VARIANTS)]
+    rng.shuffle(requests)
+    return itertools.cycle(requests)
+
+
+def _stats(_connection: int, _: Mapping[str, str]) -> Iterator[bytes]:
     return itertools.repeat(get("/api/v1/stats"))
 
 
-WORKLOADS: dict[str, tuple[Callable[[int], Iterator[bytes]], int]] = {
+def _health(_connection: int, _: Mapping[str, str]) -> Iterator[bytes]:
+    return itertools.repeat(get("/health"))
+
+
+WORKLOADS: dict[str, tuple[Callable[[int, Mapping[str, str]], Iterator[bytes]], int]] = {
     "send": (_send, 1),
     "batch": (_batch, 100),
     "fill": (_fill, 1000),
     "inbox": (_inbox, 1),
+    "mix": (_mix, 1),
     "stats": (_stats, 1),
+    "health": (_health, 1),
 }
-"""By name: the requests of a connection (by its number), and the messages in each of them."""
+"""By name: the requests of a connection (by its number and the agents' tokens), and the messages in
+each of them. `batch` and `fill` speak for all agents and send no token.
+"""

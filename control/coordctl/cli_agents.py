@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,7 +11,9 @@ from coordctl.errors import CoordctlError
 from coordctl.legacy import is_name
 from coordctl.output import confirm, note, say, show_rows
 from coordctl.runs import Run
-from coordctl.site import Site
+
+if TYPE_CHECKING:
+    from coordctl.site import Site
 
 
 @click.group()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from coordctl.output import FORMATS
-from coordctl.site import Site, existing, locate
+
+if TYPE_CHECKING:
+    from coordctl.site import Site
 
 _SITE: Final = "coordctl.site"
 
@@ -30,6 +32,8 @@ yes_option: Final = click.option("--yes", "-y", is_flag=True, help="Do it withou
 
 def folder(context: click.Context) -> Path:
     """The site's folder, whether a site is there or not."""
+    from coordctl.site import locate  # its models take longer to import than --help to run
+
     return locate(given_site(context))
 
 
@@ -41,4 +45,6 @@ def given_site(context: click.Context) -> Path | None:
 
 def site_of(context: click.Context) -> Site:
     """The site; raises CoordctlError where there is none."""
+    from coordctl.site import existing
+
     return existing(folder(context))

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from coordctl import doctor, phases, process, render, site, stage
+from coordctl import doctor, phases, process, render, site, stage, standing
 from coordctl.ansible.progress import Progress
-from coordctl.ansible.run import Playbooks, run
+from coordctl.ansible.run import Event, Playbooks, run
 from coordctl.api import Api
 from coordctl.errors import CoordctlError
 from coordctl.output import confirm, note, notes_console, say, waiting
@@ -101,44 +102,76 @@ def _examine(here: Site, staged: Stage) -> None:
 
 
 def _provision(here: Site, staged: Stage, lock: int, *, resume: bool) -> int:
-    """Run the phases; how many tasks changed something. Raises CoordctlError."""
-    record = Run(here.folder, "up")
-    log = here.folder / "runs" / record.id / "ansible.log"
+    """Run the phases that do not hold; how many tasks changed something. Raises CoordctlError."""
     wanted = phases.hashes(staged.phases, staged.files, staged.variables)
-    held = phases.holding(wanted, here.state.current.phases) if (
-        resume and here.state.current) else []
-    if resume and held == staged.phases:
-        say("Every phase holds.")
+    before = here.state.current
+    held = _held(here, wanted, resume=resume)
+    if before is not None and before.complete and held == staged.phases:
+        note("Every phase holds.")
         return 0
+    record = Run(here.folder, "up")
     render.write(here.folder / "inventory", staged.files)
     generation = Generation(
         level=staged.profile.name, seats=staged.topology.seats,
         machines={name: here.address(name) for name in staged.topology.roles}, run=record.id,
         at=datetime.now(UTC).isoformat(timespec="seconds"), release=staged.release,
-        phases={phase: wanted[phase] for phase in held})
+        phases={phase: wanted[phase] for phase in held},
+        watched={phase: before.watched[phase] for phase in held} if before else {},
+        marks={phase: before.marks.get(phase, {}) for phase in held} if before else {})
     here.state.begin(generation)
     record.log(f"level {staged.profile.name}, phases {' '.join(staged.phases)}"
                + (f", held {' '.join(held)}" if held else ""))
     progress = Progress(notes_console(), staged.phases, held)
+    if held != staged.phases:
+        generation = _run(here, staged, generation, wanted, progress, record, lock)
+    here.state.update(replace(generation, complete=True))
+    record.log(f"done, {progress.changed} changed")
+    return progress.changed
+
+
+def _held(here: Site, wanted: Mapping[str, str], *, resume: bool) -> list[str]:
+    """The phases to leave out: the same inputs, and, unless `resume`, what they made stands."""
+    before = here.state.current
+    if before is None:
+        return []
+    alike = [phase for phase in phases.holding(wanted, before.phases) if phase in before.watched]
+    if here.is_local and process.find(here) is None:  # no unit of systemd tells of it
+        alike = [phase for phase in alike if phase != "coordd"]
+    return alike if resume else standing.standing(here, alike, before.watched, before.marks)
+
+
+def _run(here: Site, staged: Stage, generation: Generation, wanted: Mapping[str, str],
+         progress: Progress, record: Run, lock: int) -> Generation:
+    """Run Ansible; the generation with what was done, which is written after each phase."""
+    log = here.folder / "runs" / record.id / "ansible.log"
+    held = list(generation.phases)
+
+    def done() -> Generation:
+        ended = [name for name, phase in progress.phases.items() if phase.state == "done"]
+        watched = standing.merged({name: progress.watched.get(name, {}) for name in ended})
+        return replace(generation, watched=generation.watched | watched,
+                       phases=generation.phases | {name: wanted[name] for name in ended})
+
+    def handle(event: Event) -> None:
+        progress.handle(event)
+        if event["event"] == "end":
+            here.state.update(done())
+
     try:
         with progress.shown():
             code = run(Playbooks(
                 [phase for phase in staged.phases if phase not in held], here.folder / "inventory",
                 here.known_hosts, log, staged.variables, here.vault.key,
-                forks=max(5, len(staged.topology.roles)), keep=(lock,)), progress.handle)
+                forks=max(5, len(staged.topology.roles)), keep=(lock,)), handle)
     except KeyboardInterrupt:
         progress.interrupted()
         record.log("interrupted")
         raise
-    finally:
-        done = {name: wanted[name] for name, phase in progress.phases.items()
-                if phase.state in ("done", "skipped")}
-        here.state.update(replace(generation, phases=done))
     if code != 0 or progress.failures:
         raise _failed(record, progress, log, code)
-    here.state.update(replace(generation, phases=done, complete=True))
-    record.log(f"done, {progress.changed} changed")
-    return progress.changed
+    reached = done()
+    fresh = {phase: facts for phase, facts in reached.watched.items() if phase not in held}
+    return replace(reached, marks=reached.marks | standing.marks(here, fresh))
 
 
 def _failed(record: Run, progress: Progress, log: Path, code: int) -> CoordctlError:

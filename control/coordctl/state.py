@@ -10,6 +10,11 @@ from typing import Any, Final
 from coordctl.durable import write_file
 from coordctl.errors import CoordctlError
 
+Watched = dict[str, dict[str, list[list[str]]]]
+"""Phase → machine → what its tasks looked after: [kind, name]."""
+Marks = dict[str, dict[str, str]]
+"""Phase → machine → hash of how these were."""
+
 FOLDER: Final = "state"
 KEPT: Final = 20
 
@@ -17,7 +22,8 @@ KEPT: Final = 20
 @dataclass(frozen=True)
 class Generation:
     """One state of the site. `seats`: seat → machine. `phases`: phase → hash of the inputs that
-    it was done with. `complete`: whether the run that wrote it ended well.
+    it was done with; `watched` and `marks`: what it made, see standing.py. `complete`: whether the
+    run that wrote it ended well.
     """
 
     level: str
@@ -28,6 +34,8 @@ class Generation:
     complete: bool = False
     release: str = ""
     phases: dict[str, str] = field(default_factory=dict)
+    watched: Watched = field(default_factory=dict)
+    marks: Marks = field(default_factory=dict)
 
 
 class State:

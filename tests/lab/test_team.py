@@ -86,9 +86,35 @@ def test_nobody_else_is_trusted_and_only_the_ports_of_the_topology_answer(team: 
 def test_up_again_changes_nothing(team: Team) -> None:
     done = team("up", "--yes")
     assert "(changed=0)" in done.stdout
-    assert "Every phase holds" in team("up", "--yes", "--resume").stdout
-    assert "Nothing to do" in team("plan").stderr
-    assert team.json("plan")["changes"] == []
+    assert "Every phase holds" in team("up", "--yes").stderr
+    assert "Every phase holds" in team("up", "--yes", "--resume").stderr
+
+
+def test_what_holds_is_what_ansible_finds_nothing_to_do_for(team: Team) -> None:
+    """The check mode of all phases, whatever `up` would leave out."""
+    plan = team.json("plan")
+    assert plan["changes"] == []
+    assert plan["files"] == []
+
+
+@pytest.mark.parametrize(("done", "phase"), [
+    ("echo '# mine' >>/etc/redis/coordctl.conf", "redis"),
+    ("chmod 0644 /etc/coordd/credentials/admin-token", "coordd"),
+    ("rm /etc/coordd/credentials/redis-password", "coordd"),
+    ("systemctl disable --now coordd-backup.timer", "backup"),
+    ("apt-get remove -qq -y --no-autoremove logrotate >/dev/null 2>&1", "logrotate"),
+    ("ln -sfn /usr/share/zoneinfo/Asia/Tokyo /etc/localtime", "machine"),
+    ("systemctl stop nginx", "nginx"),
+])
+def test_what_no_longer_stands_is_mended_and_no_other_phase_is_run(team: Team, done: str,
+                                                                   phase: str) -> None:
+    team("up", "--yes")
+    team.on(done)
+    mended = team("up", "--yes")
+    assert "(changed=0)" not in mended.stdout
+    ran = [line.split()[0] for line in mended.stderr.splitlines() if " done: " in line]
+    assert ran == [phase]
+    assert "(changed=0)" in team("up", "--yes").stdout
 
 
 def test_what_was_changed_by_hand_is_shown_and_mended(team: Team) -> None:
@@ -97,7 +123,7 @@ def test_what_was_changed_by_hand_is_shown_and_mended(team: Team) -> None:
     assert "-maxmemory 3mb" in plan
     assert "+maxmemory 256mb" in plan
     assert "(changed=0)" not in team("up", "--yes").stdout
-    assert "(changed=0)" in team("up", "--yes").stdout
+    assert "Nothing to do" in team("plan").stderr
 
 
 def test_status_tells_of_the_machine_and_the_cache(team: Team) -> None:

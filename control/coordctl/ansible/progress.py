@@ -59,6 +59,8 @@ class Progress:
         self.failures: list[Failure] = []
         self.changes: list[Event] = []
         """The results that changed something, in order, each with its `phase`."""
+        self.watched: dict[str, dict[str, list[tuple[str, str]]]] = {}
+        """Phase → host → (kind, name) of what its tasks looked after."""
         self._now: Phase | None = None
         self._live: Live | None = None
 
@@ -133,6 +135,12 @@ class Progress:
             self.failures.append(Failure(
                 event["host"], phase.name, event["task"].rpartition(" : ")[2], event["path"],
                 event.get("msg", ""), event["status"] == "unreachable"))
+
+    def _watched(self, event: Event) -> None:
+        if self._now is not None:
+            hosts = self.watched.setdefault(self._now.name, {})
+            hosts.setdefault(event["host"], []).extend(
+                (kind, name) for kind, name in event["facts"])
 
     def _end(self, event: Event) -> None:
         if self._now is not None:

@@ -6,6 +6,7 @@ One object a line; `event` says which:
     task      {name, path}
     result    {host, status, task, path, elapsed_s, msg?, diff?}
               status: ok, changed, skipped, failed, unreachable, ignored
+    watched   {host, facts: [[kind, name]]}    what the task looked after, see standing.py
     end       {failed: [host], changed: number}    the phase is over
 
 What a task with no_log did is told, but neither its message nor its diff. When the reader is gone
@@ -29,6 +30,10 @@ type: notification
 short_description: JSON lines for coordctl
 description: Writes what a run does as JSON lines to an inherited descriptor.
 """
+
+
+_KINDS = {"copy": "path", "template": "path", "file": "path", "systemd_service": "unit",
+          "apt": "package", "user": "user", "group": "group"}
 
 
 class CallbackModule(CallbackBase):  # type: ignore[misc]
@@ -108,7 +113,23 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         lines = dict.fromkeys(line for part in parts for line in part.splitlines() if line.strip())
         return "\n".join(list(lines)[:40])
 
+    def _watched(self, result: Any) -> None:
+        """Names alone, which are told where a task's no_log hides its contents too."""
+        args = result.task_fields.get("args") or {}
+        kind = _KINDS.get(result.task.action.rpartition(".")[2], "")
+        if kind == "unit" and args.get("scope") == "user":
+            kind = "user_unit"
+        names = args.get("dest") or args.get("path") or args.get("name") or []
+        facts = [[kind, str(name)] for name in ([names] if isinstance(names, str) else names)]
+        if kind and facts:
+            self._write("watched", host=result.host.get_name(), facts=facts)
+
+    def v2_runner_item_on_ok(self, result: Any) -> None:
+        self._watched(result)
+
     def v2_runner_on_ok(self, result: Any) -> None:
+        if "results" not in result.result:
+            self._watched(result)
         self._result(result, "changed" if result.result.get("changed") else "ok")
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:

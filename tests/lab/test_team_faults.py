@@ -113,9 +113,10 @@ def test_a_full_disk(team: Team) -> None:
         error = team("up", "--yes", code=1).stderr
         assert "MiB are free on /var/lib/coordd" in error
         with team.client(token) as client:
-            answer = client.post("/api/v1/messages", json={
-                "from_agent": "full", "to_agent": "full", "subject": "s", "body": "b" * 60000})
-            assert answer.status_code == 507
+            body = {"from_agent": "full", "to_agent": "full", "subject": "s", "body": "b" * 60000}
+            codes = [client.post("/api/v1/messages", json=body).status_code for _ in range(20)]
+            assert set(codes) == {200, 507}, codes  # what was set aside is used up first
+            assert codes[-1] == 507
             assert client.get("/api/v1/inbox/full").status_code == 200
     finally:
         team("lab", "fault", "free", "m1")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import click
 from coordctl.cli_agents import agent
 from coordctl.cli_lab import lab
 from coordctl.cli_messages import export, import_
-from coordctl.cli_options import given_site, site_option
+from coordctl.cli_options import site_option, with_site
 from coordctl.cli_site import COMMANDS
 from coordctl.errors import CoordctlError
 
@@ -23,9 +22,7 @@ class _Group(click.Group):
         try:
             return super().invoke(context)
         except CoordctlError as error:
-            if given := given_site(context):
-                site = shlex.quote(str(given))
-                error.mend = error.mend.replace("coordctl ", f"coordctl --site {site} ")
+            error.mend = with_site(error.mend)
             raise
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,6 +26,13 @@ def _api(site: Site) -> Any:
     from coordctl.api import Api
 
     return Api(site.url, site.token(), site.authority)
+
+
+def _sole(site: Site, command: str) -> AbstractContextManager[int]:
+    """Two operators must not both find that an agent has no token."""
+    from coordctl.site import locked
+
+    return locked(site.folder, command)
 
 
 def _active(tokens: list[dict[str, Any]], name: str) -> list[str]:
@@ -55,13 +63,13 @@ def _show(site: Site, issued: dict[str, str]) -> None:
 def add(context: click.Context, name: str) -> None:
     """Make the token of the agent NAME and print it, once."""
     site = site_of(context)
-    with _api(site) as api:
+    with _sole(site, "agent add"), _api(site) as api:
         if keyids := _active(api.tokens(), name):
             raise CoordctlError(f"{name} has a token, {keyids[0]}",
                                 mend=f"coordctl agent rotate {name}")
         issued = api.issue(name)
-    Run(site.folder, "agent add").log(f"{name}: token {issued['keyid']}")
-    _show(site, issued)
+        _show(site, issued)
+        Run(site.folder, "agent add").log(f"{name}: token {issued['keyid']}")
 
 
 @agent.command("list")
@@ -90,7 +98,7 @@ def list_(context: click.Context, style: str) -> None:
 def rotate(context: click.Context, name: str, *, yes: bool) -> None:
     """Make a new token for NAME, print it, and revoke the older ones."""
     site = site_of(context)
-    with _api(site) as api:
+    with _sole(site, "agent rotate"), _api(site) as api:
         older = _active(api.tokens(), name)
         if not older:
             raise CoordctlError(f"{name} has no token", mend=f"coordctl agent add {name}")

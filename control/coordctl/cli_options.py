@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -35,6 +36,15 @@ def folder(context: click.Context) -> Path:
     from coordctl.site import locate  # its models take longer to import than --help to run
 
     return locate(given_site(context))
+
+
+def with_site(text: str) -> str:
+    """A line to type next, for the same site as this command's."""
+    context = click.get_current_context(silent=True)
+    given = given_site(context) if context is not None else None
+    if given is None:
+        return text
+    return text.replace("coordctl ", f"coordctl --site {shlex.quote(str(given))} ")
 
 
 def given_site(context: click.Context) -> Path | None:

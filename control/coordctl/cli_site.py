@@ -53,6 +53,22 @@ def show_level(level: str, style: str) -> None:
     results_console().print(roles_table(told))
 
 
+def _place(text: str) -> dict[str, Any]:
+    """`[USER@]ADDRESS[:PORT]`; an IPv6 address with a port stands in brackets."""
+    user, _, place = text.rpartition("@")
+    if place.startswith("["):
+        address, _, port = place[1:].partition("]")
+        port = port.removeprefix(":")
+    elif place.count(":") > 1:
+        address, port = place, ""
+    else:
+        address, _, port = place.partition(":")
+    if port and not port.isdigit():
+        raise click.BadParameter(f"{text!r} is no address with a port")
+    return ({"address": address} | ({"user": user} if user else {})
+            | ({"port": int(port)} if port else {}))
+
+
 def _machine(_: click.Context, _option: click.Parameter, values: tuple[str, ...]
              ) -> dict[str, Any]:
     machines: dict[str, Any] = {}
@@ -63,16 +79,7 @@ def _machine(_: click.Context, _option: click.Parameter, values: tuple[str, ...]
                                      "m1=admin@192.0.2.7:2222")
         if name in machines:
             raise click.BadParameter(f"{name} is named twice")
-        found = re.fullmatch(r"(?:([a-z_][a-z0-9_-]*)@)?(\[[0-9a-fA-F:]+\]|[^:@]+|[0-9a-fA-F:]+?)"
-                             r"(?::(\d{1,5}))?", address)
-        if found is None:
-            raise click.BadParameter(f"{address!r} is no address")
-        fields: dict[str, Any] = {"address": found[2].strip("[]")}
-        if found[1]:
-            fields["user"] = found[1]
-        if found[3]:
-            fields["port"] = int(found[3])
-        machines[name] = fields
+        machines[name] = _place(address)
     return machines
 
 

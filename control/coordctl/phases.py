@@ -24,13 +24,17 @@ def of(topology: Topology) -> list[str]:
     return [component.role for component in COMPONENTS if topology.bearers(component.role)]
 
 
+def missing(phases: list[str]) -> list[str]:
+    """Those whose role the kit does not bring yet."""
+    roles = kit.folder() / "roles"
+    return [phase for phase in phases if not (roles / phase).is_dir()]
+
+
 def check_kit(profile: Profile, phases: list[str]) -> None:
     """Raise CoordctlError where the kit does not bring what a phase needs yet."""
-    roles = kit.folder() / "roles"
-    missing = [phase for phase in phases if not (roles / phase).is_dir()]
-    if missing:
+    if lacking := missing(phases):
         raise CoordctlError(
-            f"level {profile.name} needs the roles {', '.join(missing)}, which this version of "
+            f"level {profile.name} needs the roles {', '.join(lacking)}, which this version of "
             "the kit does not bring yet", mend="coordctl levels   (individual and team are whole)")
 
 

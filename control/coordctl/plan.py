@@ -16,9 +16,10 @@ from typing import Any
 
 import yaml
 
-from coordctl import doctor, render, site, stage
+from coordctl import doctor, phases, render, site, stage
 from coordctl.ansible.progress import Progress
 from coordctl.ansible.run import Event, Playbooks, run
+from coordctl.cli_options import with_site
 from coordctl.errors import CoordctlError
 from coordctl.output import note, notes_console, results_console, say, waiting
 from coordctl.profile import Profile
@@ -47,15 +48,19 @@ def plan(folder: Path, level: str | None, style: str) -> None:
         facts["files"] = render.diff(render.read(here.folder / "inventory"), staged.files)
         if style == "table":
             _show_files(facts["files"])
-        changes, failures = _check(here, staged)
+        missing = phases.missing(staged.phases)
+        changes, failures = ([], []) if missing else _check(here, staged)
     facts["changes"] = [{key: change[key] for key in ("host", "phase", "task")}
                         | {"diff": change.get("diff", "")} for change in changes]
     facts["failures"] = failures
+    facts["missing_roles"] = missing
     if style == "table":
-        _show_changes(changes)
+        if not missing:
+            _show_changes(changes)
     else:
         sys.stdout.write(json.dumps(facts, indent=2) + "\n" if style == "json"
                          else yaml.safe_dump(facts, sort_keys=False))
+    phases.check_kit(target, staged.phases)
     if failures:
         first = failures[0]
         raise CoordctlError(f"{first['host']}: the check of {first['phase']} failed at "
@@ -66,7 +71,7 @@ def plan(folder: Path, level: str | None, style: str) -> None:
 def _check(here: Site, staged: Stage) -> tuple[list[Event], list[dict[str, Any]]]:
     """Ansible's check mode: what would change, and what failed."""
     record = Run(here.folder, "plan")
-    if not here.is_local:
+    if not staged.profile.local:
         with waiting("Looking at the machines …"):
             findings = doctor.examine(here, staged.topology, staged.profile)
         if wrong := doctor.errors(findings):
@@ -143,4 +148,4 @@ def _show_changes(changes: Sequence[Event]) -> None:
                 diff_text([f"      {line}" for line in change["diff"].splitlines()]),
                 soft_wrap=True)
     note()
-    note("Next:  coordctl up" if changes else "Nothing to do.")
+    note(with_site("Next:  coordctl up") if changes else "Nothing to do.")

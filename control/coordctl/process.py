@@ -67,10 +67,16 @@ def check_port(site: Site) -> None:
                                 "program", mend=f"coordctl up --port {free}") from None
 
 
-def stop(site: Site) -> int | None:
-    """End the site's server and its supervisor and wait until they have; a pid, None for none."""
+def stop(site: Site, manager: str) -> int | None:
+    """End the site's server and what keeps it running, and wait until they have; a pid, or None.
+
+    `manager`: see Controller. Under systemd the unit is disabled too: it stays down.
+    """
     before = _supervise("status", site)
-    if _supervise("stop", site)["changed"]:
-        pid: int | None = before["pid"] or before["supervisor"]
-        return pid
-    return None
+    if manager == "systemd-user":
+        subprocess.run(  # noqa: S603
+            ["systemctl", "--user", "disable", "--now", f"coordd-{site.id}.service"],  # noqa: S607
+            stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    _supervise("stop", site)
+    pid: int | None = before["pid"] or before["supervisor"]
+    return pid

@@ -84,7 +84,7 @@ class Stack(Strict):
             (self.load_balancers == 0 and self.message_servers > 1, "load_balancers",
              "several message servers need one: 1 will do"),
             (self.load_balancers == 0 and self.access == "tokens", "load_balancers",
-             "tokens need TLS, and nginx brings it: 1 will do, or access: open"),
+             "tokens need TLS, and nginx brings it: 1 will do"),
             (self.load_balancers > 0 and self.access == "open", "access",
              "a load balancer is reached over the network: tokens will do"),
             (self.cache == "redis" and self.cache_nodes != 1, "cache_nodes",
@@ -145,6 +145,10 @@ class Profile(Strict):
         chosen = check({"stack": self.stack.model_dump() | dict(stack),
                         "sizes": self.sizes.model_dump() | dict(sizes)},
                        _Choices, WANTED, source, mend=mend)
+        if chosen.stack.access == "open" and not self.local:
+            raise CoordctlError(f"{source}: stack.access is 'open': only a level on this computer "
+                                "may be, for whoever reaches it may read all: tokens will do",
+                                mend=mend)
         return self.model_copy(update={"stack": chosen.stack, "sizes": chosen.sizes})
 
     def count(self, tier: Tier) -> int:

@@ -8,6 +8,7 @@ whole stands as such, and Ansible changes only what is not as it should be.
 
 from __future__ import annotations
 
+import getpass
 import os
 import sys
 from collections.abc import Mapping
@@ -19,13 +20,16 @@ from coordctl import doctor, phases, process, render, site, stage, standing
 from coordctl.ansible.progress import Progress
 from coordctl.ansible.run import Event, Playbooks, run
 from coordctl.api import Api
+from coordctl.cli_options import with_site
 from coordctl.errors import CoordctlError
 from coordctl.output import confirm, note, notes_console, say, waiting
+from coordctl.profile import Profile
 from coordctl.runs import Run
 from coordctl.show import topology_lines
 from coordctl.site import Site
 from coordctl.stage import Stage
-from coordctl.state import Generation
+from coordctl.state import Generation, Marks
+from coordctl.topology import Topology
 
 
 def up(folder: Path, port: int | None, *, yes: bool, resume: bool) -> None:
@@ -39,6 +43,9 @@ def up(folder: Path, port: int | None, *, yes: bool, resume: bool) -> None:
             note(f"New site {here.folder}")
         _check_level(here)
         running = _local_preflight(here, port) if here.is_local else None
+        profile, topology = here.profile(), here.topology()
+        phases.check_kit(profile, phases.of(topology))
+        check_messages(here, profile, topology)
         staged = stage.prepare(here)
         if not here.is_local:
             _ask(here, staged, yes=yes)
@@ -61,6 +68,22 @@ def _check_level(here: Site) -> None:
             "its messages are where they are", mend=f"put 'level: {standing.level}' back into "
             f"{here.folder / site.SITE_FILE}; coordctl plan --to {here.file.level} shows the "
             "difference")
+
+
+def check_messages(here: Site, profile: Profile, topology: Topology) -> None:
+    """A store of files is where its machine is: another machine would begin an empty one."""
+    standing = here.state.standing()
+    if standing is None or profile.stack.store != "files":
+        return
+    for seat, machine in standing.seats.items():
+        before, now = standing.machines.get(machine), topology.seats.get(seat)
+        bears = now is not None and "coordd" in topology.roles[now]
+        if bears and now is not None and here.address(now) != before:
+            raise CoordctlError(
+                f"the messages are on {machine} ({before}), and site.yml has {now} "
+                f"({here.address(now)}) in its place, which would begin without them",
+                mend=f"put {machine}: {{address: {before}}} back into "
+                     f"{here.folder / site.SITE_FILE}")
 
 
 def _local_preflight(here: Site, port: int | None) -> process.Process | None:
@@ -107,6 +130,7 @@ def _provision(here: Site, staged: Stage, lock: int, *, resume: bool) -> int:
     before = here.state.current
     held = _held(here, wanted, resume=resume)
     if before is not None and before.complete and held == staged.phases:
+        render.write(here.folder / "inventory", staged.files)
         note("Every phase holds.")
         return 0
     record = Run(here.folder, "up")
@@ -145,16 +169,22 @@ def _run(here: Site, staged: Stage, generation: Generation, wanted: Mapping[str,
     """Run Ansible; the generation with what was done, which is written after each phase."""
     log = here.folder / "runs" / record.id / "ansible.log"
     held = list(generation.phases)
+    marks: Marks = {}
 
     def done() -> Generation:
         ended = [name for name, phase in progress.phases.items() if phase.state == "done"]
         watched = standing.merged({name: progress.watched.get(name, {}) for name in ended})
         return replace(generation, watched=generation.watched | watched,
+                       marks=generation.marks | marks,
                        phases=generation.phases | {name: wanted[name] for name in ended})
 
     def handle(event: Event) -> None:
         progress.handle(event)
-        if event["event"] == "end":
+        if event["event"] == "end":  # at once: what breaks later is not what the phase made
+            ended = done()
+            marks.update(standing.marks(here, {
+                phase: facts for phase, facts in ended.watched.items()
+                if phase not in held and phase not in marks}))
             here.state.update(done())
 
     try:
@@ -169,9 +199,7 @@ def _run(here: Site, staged: Stage, generation: Generation, wanted: Mapping[str,
         raise
     if code != 0 or progress.failures:
         raise _failed(record, progress, log, code)
-    reached = done()
-    fresh = {phase: facts for phase, facts in reached.watched.items() if phase not in held}
-    return replace(reached, marks=reached.marks | standing.marks(here, fresh))
+    return done()
 
 
 def _failed(record: Run, progress: Progress, log: Path, code: int) -> CoordctlError:
@@ -181,11 +209,14 @@ def _failed(record: Run, progress: Progress, log: Path, code: int) -> CoordctlEr
         return CoordctlError(f"Ansible ended with exit code {code}; its log ({log}) says:",
                              details="\n".join(f"  {line}" for line in lines),
                              mend="coordctl up --resume")
-    first = progress.failures[0]
+    # A rescue's last word says more than what it was rescued from.
+    host = progress.failures[0].host
+    first = [failure for failure in progress.failures if failure.host == host][-1]
     record.log(f"failed: {first.phase} on {first.host}: {first.task}")
     details = [f"  task   {first.task}", f"  at     {first.place}", f"  log    {log}"]
     details[:0] = [f"  {line}" for line in first.message.splitlines()]
-    details += [f"  also   {other.host}: {other.task}" for other in progress.failures[1:]]
+    details += [f"  also   {other.host}: {other.task}" for other in progress.failures
+                if other is not first]
     what = "can't be reached any more" if first.unreachable else "failed"
     return CoordctlError(f"{first.host}: phase {first.phase} {what}", details="\n".join(details),
                          mend="coordctl up --resume   (goes on with this phase)")
@@ -205,9 +236,13 @@ def _tell_local(here: Site, before: process.Process | None) -> None:
     option = "" if here.file.port == 8000 else f" --url {here.url}"
     say(f'  {prefix}coord send code chat "Hi" "there"{option}')
     say(f"  {prefix}coord inbox chat{option}")
-    say(f"  {prefix}coordctl status")
+    say(with_site(f"  {prefix}coordctl status"))
     say()
     say(f"In a browser: {here.url}/docs")
+    if stage.service_manager() == "systemd-user" and not Path(
+            "/var/lib/systemd/linger", getpass.getuser()).exists():
+        say()
+        say("It ends when you log out: loginctl enable-linger keeps it.")
 
 
 def _tell(here: Site, changed: int) -> None:
@@ -220,9 +255,9 @@ def _tell(here: Site, changed: int) -> None:
         say(f"  export COORD_URL={here.url} COORD_CA={here.authority}")
     else:
         say(f"  export COORD_URL={here.url}")
-    say("  export COORD_TOKEN=$(coordctl agent add code)")
+    say(with_site("  export COORD_TOKEN=$(coordctl agent add code)"))
     say('  coord send code code "Hi" "there"')
-    say("  coordctl status")
+    say(with_site("  coordctl status"))
 
 
 def _prefix() -> str:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from coordctl.ansible.run import known_hosts_option
 from coordctl.site import Site
 from coordctl.topology import LOCAL
 
@@ -28,7 +29,7 @@ def ssh_arguments(site: Site, machine: str) -> list[str]:
     """The argv that opens a shell on a machine, without asking anything."""
     told = site.file.machines[machine]
     words = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_LIMIT_S}",
-             "-o", f"UserKnownHostsFile={shlex.quote(str(site.known_hosts))}",
+             "-o", known_hosts_option(site.known_hosts),
              "-o", "StrictHostKeyChecking=accept-new", "-o", "LogLevel=ERROR",
              "-p", str(told.port)]
     if told.key is not None:

@@ -16,7 +16,7 @@ from coordctl.topology import Topology
 
 def topology_lines(before: Generation | None, after: Topology, address: Callable[[str], str]
                    ) -> list[str]:
-    """A line a machine: new (+), as it was (=), other seats than before (~), gone (-)."""
+    """A line a machine: new (+), as it was (=), other seats or address (~), gone (-)."""
     seats: dict[str, list[str]] = {machine: [] for machine in after.roles}
     for seat, machine in after.seats.items():
         seats[machine].append(seat)
@@ -26,7 +26,9 @@ def topology_lines(before: Generation | None, after: Topology, address: Callable
     width = max(map(len, [*seats, *old]), default=0)
     lines = []
     for machine, roles in after.roles.items():
-        mark = "+" if machine not in old else "=" if old[machine] == seats[machine] else "~"
+        mark = ("+" if machine not in old else "=" if before is not None
+                and (old[machine], before.machines.get(machine)) == (
+                    seats[machine], address(machine)) else "~")
         lines.append(f"{mark} {machine:<{width}}  {address(machine):<15}  "
                      + (", ".join(roles) or "spare"))
     lines += [f"- {machine:<{width}}  no longer in site.yml"

@@ -49,9 +49,8 @@ from coordctl.vault import Vault
 
 SITE_FILE: Final = "site.yml"
 LOCK_WAIT_S: Final = 120.0
-HTTPS_PORT: Final = 443
 
-_OWN: Final = re.compile(r"\.lock|\.site\.yml\.tmp|id|\.id\.tmp")
+_OWN: Final = re.compile(r"\.lock|\.{1,2}site\.yml(\.new)?(\.tmp)?|id|\.id\.tmp")
 
 
 class Site:
@@ -71,10 +70,10 @@ class Site:
         return place(self.profile(level), list(self.file.machines), self.state.seats,
                      compact=self.file.compact, mend=f"edit {self.folder / SITE_FILE}")
 
-    @property
+    @cached_property
     def is_local(self) -> bool:
-        """Whether the site stands on this machine and no other."""
-        return not self.file.machines
+        """Whether the site stands on this computer and no other."""
+        return self.profile().local
 
     @property
     def id(self) -> str:
@@ -118,12 +117,12 @@ class Site:
     @property
     def url(self) -> str:
         """The address at which the server is reached."""
-        if self.file.machines:
-            balancers = self.topology().bearers("nginx")
-            if balancers:
-                return f"https://{_bracketed(self.file.domain or self.address(balancers[0]))}"
-            bearer = self.topology().bearers("coordd")[0]
-            return f"http://{_bracketed(self.address(bearer))}:8000"
+        return self.url_of(self.topology())
+
+    def url_of(self, topology: Topology) -> str:
+        """The address at which a server of that topology is reached."""
+        if balancers := topology.bearers("nginx"):
+            return f"https://{_bracketed(self.file.domain or self.address(balancers[0]))}"
         return f"http://{_bracketed(self.file.host)}:{self.file.port}"
 
     def address(self, machine: str) -> str:
@@ -158,6 +157,7 @@ class Site:
         file = self.folder / SITE_FILE
         rewrite(file, change(file.read_text(encoding="utf-8")))
         self.file = read_site_file(file)
+        self.__dict__.pop("is_local", None)
 
 
 def _bracketed(host: str) -> str:

@@ -126,13 +126,14 @@ def machines_text(machines: dict[str, Machine]) -> str:
 
 def set_scalar(text: str, key: str, value: str | int) -> str:
     """`text` with another value of a key at its top; the rest stays as it is."""
-    changed, count = re.subn(rf"(?m)^{key}\s*:.*$", f"{key}: {value}", text)
+    line = f"{key}: {value}"
+    changed, count = re.subn(rf"(?m)^{key}\s*:.*$", lambda _: line, text)
     return changed if count else f"{text.rstrip()}\n{key}: {value}\n"
 
 
 def set_machines(text: str, machines: dict[str, Machine]) -> str:
     """`text` with other machines; the rest stays as it is."""
-    without = re.sub(r"(?m)^machines\s*:.*\n(?:(?:[ \t]+.*|#.*|\s*)\n)*", "", f"{text.rstrip()}\n")
+    without = re.sub(r"(?m)^machines\s*:.*\n(?:(?:[ \t]+.*|)\n)*", "", f"{text.rstrip()}\n")
     return f"{without.rstrip()}\n{machines_text(machines)}"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from coordctl import credentials, site
 from coordctl.checked import check
+from coordctl.cli_options import with_site
 from coordctl.errors import CoordctlError
 from coordctl.output import confirm, note, say
 from coordctl.show import topology_lines
@@ -35,7 +36,7 @@ def init(folder: Path, level: str | None, machines: dict[str, Any], name: str | 
             say(f"  {line}")
         if made:
             say(f"Made: {', '.join(made)}; encrypted with {here.vault.key}")
-    note("Next:  coordctl plan" if not here.is_local else "Next:  coordctl up")
+    note(with_site("Next:  coordctl up" if here.is_local else "Next:  coordctl plan"))
 
 
 def _change(here: Site, level: str | None, machines: dict[str, Machine], name: str | None,

@@ -50,9 +50,11 @@ def rendered(site: Site, level: str | None = None) -> render.Files:
     if any(brace in str(site.folder) for brace in ("{{", "{%", "{#")):
         raise CoordctlError(f"the site's folder {site.folder} has braces that Ansible would read",
                             mend="move the site to a folder without them")
-    manager = service_manager() if site.is_local else "systemd"
-    return render.render(values_of(site.file, site.profile(level), site.topology(level),
-                                   Controller(site.folder, site.url, manager)))
+    profile, topology = site.profile(level), site.topology(level)
+    manager = service_manager() if profile.local else "systemd"
+    controller = Controller(site.folder, site.url_of(topology), manager,
+                            f"coordd-{site.id}" if manager == "systemd-user" else "coordd")
+    return render.render(values_of(site.file, profile, topology, controller))
 
 
 def prepare(site: Site, level: str | None = None) -> Stage:
@@ -63,12 +65,11 @@ def prepare(site: Site, level: str | None = None) -> Stage:
     profile = site.profile(level)
     topology = site.topology(level)
     wanted = phases.of(topology)
-    phases.check_kit(profile, wanted)
     files = rendered(site, level)
     credentials.prepare(site, topology)
     variables = [site.folder / SECRETS_FILE]
     release = ""
-    if not site.is_local:
+    if not profile.local:
         from coordctl.release import build
 
         with waiting("Building the release …"):

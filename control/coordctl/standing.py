@@ -26,8 +26,13 @@ path() {
     elif [ -d "$1" ]; then stat -c '%a %U %G' "$1"
     else echo absent; fi
 }
-unit() { systemctl show -p ActiveState,UnitFileState,InvocationID "$1"; }
-user_unit() { systemctl --user show -p ActiveState,UnitFileState,InvocationID "$1"; }
+# What has failed is never as it should be: no two marks of it are alike.
+unit() { shown systemctl "$1"; }
+user_unit() { shown "systemctl --user" "$1"; }
+shown() {
+    $1 show -p ActiveState,UnitFileState,InvocationID "$2"
+    if $1 is-failed -q "$2"; then date +%s%N; fi
+}
 package() { dpkg-query -W -f '${Package} ${Version} ${db:Status-Abbrev}\n' "$1"; }
 user() { getent passwd "$1"; }
 group() { getent group "$1"; }

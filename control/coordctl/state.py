@@ -71,8 +71,11 @@ class State:
         self._folder.mkdir(mode=0o700, exist_ok=True)
         self._numbers.append(number)
         self.update(generation)
+        standing = next((old for old in reversed(self._numbers) if self._read(old).complete), 0)
         for old in self._numbers[:-KEPT]:
-            (self._folder / f"{old:06}.json").unlink(missing_ok=True)
+            if old != standing:  # what stands is never forgotten, whatever has failed since
+                (self._folder / f"{old:06}.json").unlink(missing_ok=True)
+                self._numbers.remove(old)
 
     def update(self, generation: Generation) -> None:
         """Write the newest generation again."""

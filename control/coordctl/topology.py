@@ -59,16 +59,13 @@ class Topology(NamedTuple):
 
 def place(profile: Profile, machines: Sequence[str], standing: Mapping[str, str] | None = None, *,
           compact: bool = False, mend: str = "coordctl plan") -> Topology:
-    """Put the profile's seats on `machines`. A local profile has none: it is on this one.
+    """Put the profile's seats on `machines`; those of a local profile are on this one, whatever
+    machines there are for another level.
 
     `standing`: seat → machine of what is there. Raises CoordctlError where machines are missing:
     how many, and for what.
     """
     if profile.local:
-        if machines:
-            raise CoordctlError(f"level {profile.name} stands on the computer that coordctl runs "
-                                f"on, and the site names machines ({machines[0]} …): leave them "
-                                "out, or take level: team", mend=mend)
         machines = [LOCAL]
     active = wanted(profile.stack)
     _check_borne(profile, active)

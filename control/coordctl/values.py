@@ -27,12 +27,14 @@ Values = dict[str, Any]
 
 class Controller(NamedTuple):
     """What the computer that coordctl runs on has to do with it. `service_manager`: how a server
-    on this computer is kept running (systemd-user, supervised).
+    on this computer is kept running (systemd-user, supervised). `unit`: the name of its unit there,
+    one a site.
     """
 
     folder: Path
     url: str
     service_manager: str = "supervised"
+    unit: str = "coordd"
 
 
 def values_of(told: SiteFile, profile: Profile, topology: Topology, controller: Controller
@@ -110,6 +112,7 @@ def _coordd(told: SiteFile, profile: Profile, topology: Topology, controller: Co
     ready = "127.0.0.1" if host == "0.0.0.0" else f"[{host}]" if ":" in host else host  # noqa: S104
     return {
         "coordd_service_manager": controller.service_manager if local else "systemd",
+        "coordd_unit": controller.unit if local else "coordd",
         "coordd_python": "{{ ansible_playbook_python }}" if local else "",
         "coordd_config_dir": str(controller.folder) if local else "/etc/coordd",
         "coordd_data_dir": data, "coordd_ready_url": f"http://{ready}:{port}/ready",
@@ -150,6 +153,7 @@ def _logrotate(_: SiteFile, profile: Profile, topology: Topology, controller: Co
             "logrotate_config_file": (str(controller.folder / "logrotate.conf") if local
                                       else "/etc/logrotate.d/coordd"),
             "logrotate_state_dir": str(controller.folder / "logrotate") if local else "",
+            "logrotate_unit": f"{controller.unit if local else 'coordd'}-logrotate",
             "logrotate_user_timer": local and controller.service_manager == "systemd-user",
             "logrotate_reopen_command": _reopen(controller) if local else REOPEN}
 
@@ -157,7 +161,7 @@ def _logrotate(_: SiteFile, profile: Profile, topology: Topology, controller: Co
 def _reopen(controller: Controller) -> str:
     """What tells the server on this computer that its log was moved away."""
     if controller.service_manager == "systemd-user":
-        return REOPEN.replace("systemctl", "systemctl --user")
+        return REOPEN.replace("systemctl", "systemctl --user").replace("coordd", controller.unit)
     return ("{{ ansible_playbook_python }} -P -m coordd.supervise reload --settings "
             + shlex.quote(str(controller.folder / "coordd.toml")))
 

@@ -63,6 +63,7 @@ def test_a_choice_of_the_site_goes_before_the_profile() -> None:
     ({"message_servers": 2}, "message_servers is 2: the files store has one writer: 1 will do"),
     ({"cache": "redis-cluster"}, "cache_nodes is 1: a Redis Cluster has three nodes at least"),
     ({"access": "open"}, "access is 'open': a load balancer is reached over the network"),
+    ({"access": "open", "load_balancers": 0}, "access is 'open': only a level on this computer"),
     ({"backup": "pgbackrest"}, "backup is 'pgbackrest': pgBackRest is for Postgres"),
     ({"store": "postgres"}, "backup is 'nightly': nightly is for the files store"),
 ])

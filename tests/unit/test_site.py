@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
-from coordctl import stage
+from coordctl import provision, stage
+from coordctl.ansible.run import Playbooks
+from coordctl.cli import cli
 from coordctl.durable import write_file
 from coordctl.errors import CoordctlError
+from coordctl.remote import ssh_arguments
 from coordctl.site import Site, existing, locate, locked, make
-from coordctl.site_file import Machine
+from coordctl.site_file import Machine, set_machines, set_scalar
+from coordctl.state import Generation
 
 
 @pytest.fixture
@@ -153,10 +160,72 @@ def test_an_ipv6_address_is_written_in_brackets(folder: Path) -> None:
     assert Site(folder).url == "http://[::1]:8000"
 
 
-def test_a_site_whose_making_was_cut_short_is_made(folder: Path) -> None:
+@pytest.mark.parametrize("left", [
+    ".site.yml.tmp", ".site.yml.new", "..site.yml.new.tmp", "id", ".id.tmp"])
+def test_a_site_whose_making_was_cut_short_is_made(folder: Path, left: str) -> None:
     (folder / ".lock").touch()
-    (folder / ".site.yml.tmp").write_text("na", encoding="utf-8")
+    (folder / left).write_text("na", encoding="utf-8")
     assert make(folder).file.port == 8000
+
+
+def test_a_value_is_written_as_it_is_and_comments_stay(folder: Path) -> None:
+    assert set_scalar("name: a\n", "name", r"x\d") == "name: x\\d\n"
+    text = "machines:\n  m1: {address: a}\n\n# mine\ncompact: true\n"
+    assert "# mine\ncompact: true\n" in set_machines(text, {})
+
+
+def test_the_same_known_hosts_for_ssh_and_ansible(tmp_path: Path) -> None:
+    """A folder's name with a space, a quote of the shell and a percent sign."""
+    folder = tmp_path / "My site's 100%"
+    folder.mkdir()
+    site = make(folder, level="team", machines={"m1": Machine(address="192.0.2.7")})
+    shown = subprocess.run(["ssh", "-G", *ssh_arguments(site, "m1")[1:]], text=True,
+                           capture_output=True, check=True, timeout=20).stdout
+    by_us = next(line for line in shown.splitlines() if line.startswith("userknownhostsfile"))
+    playbooks = Playbooks([], folder, site.known_hosts, folder / "log", [], folder / "key")
+    options = shlex.split(playbooks.environment(3)["ANSIBLE_SSH_COMMON_ARGS"])
+    shown = subprocess.run(["ssh", "-G", *options, "root@192.0.2.7"], text=True,
+                           capture_output=True, check=True, timeout=20).stdout
+    assert by_us in shown.splitlines()
+    assert by_us.count(str(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(("text", "place"), [
+    ("m1=192.0.2.7", {"address": "192.0.2.7"}),
+    ("m1=admin@host:2222", {"address": "host", "user": "admin", "port": 2222}),
+    ("m1=fd00::1", {"address": "fd00::1"}),
+    ("m1=2001:db8::1:5", {"address": "2001:db8::1:5"}),
+    ("m1=root@[fd00::1]:22", {"address": "fd00::1", "user": "root", "port": 22}),
+])
+def test_a_machine_on_the_command_line(tmp_path: Path, text: str, place: dict[str, object]
+                                       ) -> None:
+    done = CliRunner().invoke(cli, ["--site", str(tmp_path / "s"), "init", "--level", "team",
+                                    "--machine", text], env={"XDG_CONFIG_HOME": str(tmp_path)})
+    assert done.exit_code == 0, done.output
+    assert f"Next:  coordctl --site {tmp_path / 's'} plan" in done.output
+    assert Site(tmp_path / "s").file.machines["m1"] == Machine(**place)  # type: ignore[arg-type]
+
+
+def test_another_machine_for_a_store_of_files_is_refused(folder: Path) -> None:
+    site = make(folder, level="team", machines={"m1": Machine(address="192.0.2.7")})
+    site.state.begin(Generation(level="team", seats={"all-1": "m1"}, complete=True, run="r", at="",
+                                machines={"m1": "192.0.2.7"}))
+    provision.check_messages(site, site.profile(), site.topology())
+    for machines in ({"m2": Machine(address="192.0.2.8")}, {"m1": Machine(address="192.0.2.8")}):
+        site.set_machines(machines)
+        with pytest.raises(CoordctlError, match=r"the messages are on m1 \(192\.0\.2\.7\)"):
+            provision.check_messages(site, site.profile(), site.topology())
+
+
+def test_a_local_site_may_name_machines_for_a_later_level(folder: Path) -> None:
+    site = make(folder)
+    site.change(lambda text: f"{text}machines: {{m1: {{address: 192.0.2.7}}}}\n")
+    assert site.is_local
+    assert site.url == "http://127.0.0.1:8000"
+    files = stage.rendered(site, "team")
+    assert "192.0.2.7" in files["hosts.yml"]
+    assert 'site_url: "https://192.0.2.7"' in files["group_vars/all.yml"]
+    assert "ansible_connection" in stage.rendered(site)["hosts.yml"]
 
 
 def test_the_lock_is_let_go(folder: Path) -> None:

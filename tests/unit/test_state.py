@@ -39,6 +39,14 @@ def test_old_generations_are_forgotten(tmp_path: Path) -> None:
     assert State(tmp_path).number == KEPT + 5
 
 
+def test_what_stands_is_not_forgotten_however_often_a_run_has_failed_since(tmp_path: Path) -> None:
+    state = State(tmp_path)
+    state.begin(replace(FIRST, complete=True))
+    for number in range(2 * KEPT):
+        state.begin(replace(FIRST, run=f"r{number}"))
+    assert State(tmp_path).standing() == replace(FIRST, complete=True)
+
+
 def test_a_damaged_generation_is_named(tmp_path: Path) -> None:
     State(tmp_path).begin(FIRST)
     (tmp_path / "state" / "000001.json").write_text("{", encoding="utf-8")

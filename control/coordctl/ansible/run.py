@@ -29,6 +29,11 @@ GRACE_S: Final = 15.0
 PLUGINS: Final = Path(__file__).with_name("plugins")
 
 
+def known_hosts_option(file: Path) -> str:
+    """SSH's option for that file: quoted, since it takes several; % doubled, since it reads it."""
+    return f'UserKnownHostsFile="{str(file).replace("%", "%%")}"'
+
+
 def cache_folder() -> Path:
     """Where coordctl keeps what it can make again."""
     base = os.environ.get("XDG_CACHE_HOME", "")
@@ -69,7 +74,7 @@ class Playbooks:
         cache = cache_folder()
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         ours = {k: v for k, v in os.environ.items() if not k.startswith(("ANSIBLE_", "COORDD_"))}
-        known = f"-o UserKnownHostsFile={shlex.quote(str(self.known_hosts))}"
+        known = f"-o {shlex.quote(known_hosts_option(self.known_hosts))}"
         return ours | {
             "ANSIBLE_CONFIG": str(kit.folder() / "playbooks" / "ansible.cfg"),
             "ANSIBLE_HOME": str(cache / "ansible"),

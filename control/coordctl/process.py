@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import socket
 import subprocess
 import sys
 from datetime import datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from coordctl.errors import CoordctlError
@@ -50,6 +52,24 @@ def find(site: Site) -> Process | None:
     return _process(_supervise("status", site))
 
 
+def is_kept(site: Site) -> bool:
+    """Whether the server runs, and something restarts it when it dies."""
+    answer = _supervise("status", site)
+    kept = answer["supervisor"] is not None or service_manager() == "systemd-user"
+    return answer["pid"] is not None and kept
+
+
+def service_manager() -> str:
+    """How a server on this computer is kept running: by systemd's user manager where one answers,
+    else by a supervisor of our own.
+    """
+    if not Path("/run/systemd/system").is_dir() or "XDG_RUNTIME_DIR" not in os.environ:
+        return "supervised"
+    asked = subprocess.run(["systemctl", "--user", "show-environment"], check=False,  # noqa: S607
+                           stdin=subprocess.DEVNULL, capture_output=True)
+    return "supervised" if asked.returncode else "systemd-user"
+
+
 def check_port(site: Site) -> None:
     """Raise CoordctlError where another program has the site's port."""
     family = socket.AF_INET6 if ":" in site.file.host else socket.AF_INET
@@ -67,13 +87,13 @@ def check_port(site: Site) -> None:
                                 "program", mend=f"coordctl up --port {free}") from None
 
 
-def stop(site: Site, manager: str) -> int | None:
+def stop(site: Site) -> int | None:
     """End the site's server and what keeps it running, and wait until they have; a pid, or None.
 
-    `manager`: see Controller. Under systemd the unit is disabled too: it stays down.
+    Under systemd its unit is disabled too: it stays down.
     """
     before = _supervise("status", site)
-    if manager == "systemd-user":
+    if service_manager() == "systemd-user":
         subprocess.run(  # noqa: S603
             ["systemctl", "--user", "disable", "--now", f"coordd-{site.id}.service"],  # noqa: S607
             stdin=subprocess.DEVNULL, capture_output=True, check=False)

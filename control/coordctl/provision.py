@@ -159,7 +159,7 @@ def _held(here: Site, wanted: Mapping[str, str], *, resume: bool) -> list[str]:
     if before is None:
         return []
     alike = [phase for phase in phases.holding(wanted, before.phases) if phase in before.watched]
-    if here.is_local and process.find(here) is None:  # no unit of systemd tells of it
+    if here.is_local and not process.is_kept(here):  # no unit of systemd tells of it
         alike = [phase for phase in alike if phase != "coordd"]
     return alike if resume else standing.standing(here, alike, before.watched, before.marks)
 
@@ -239,7 +239,7 @@ def _tell_local(here: Site, before: process.Process | None) -> None:
     say(with_site(f"  {prefix}coordctl status"))
     say()
     say(f"In a browser: {here.url}/docs")
-    if stage.service_manager() == "systemd-user" and not Path(
+    if process.service_manager() == "systemd-user" and not Path(
             "/var/lib/systemd/linger", getpass.getuser()).exists():
         say()
         say("It ends when you log out: loginctl enable-linger keeps it.")

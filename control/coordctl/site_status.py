@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import yaml
 
-from coordctl import process, remote, site, stage
+from coordctl import process, remote, site
 from coordctl.api import Api
 from coordctl.errors import CoordctlError
 from coordctl.output import results_console, say, show_facts, show_rows, size, waiting
@@ -46,7 +46,7 @@ def down(folder: Path) -> None:
     with site.locked(here.folder, "down"):
         run = Run(here.folder, "down")
         with waiting("Stopping coordd …"):
-            pid = process.stop(here, stage.service_manager())
+            pid = process.stop(here)
         if pid is None:
             say(f"Nothing runs for the site {here.folder}.")
             return

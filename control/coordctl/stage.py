@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
-import subprocess
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from coordctl import credentials, phases, render
+from coordctl import credentials, phases, process, render
 from coordctl.durable import write_file
 from coordctl.errors import CoordctlError
 from coordctl.output import waiting
@@ -34,24 +32,13 @@ class Stage(NamedTuple):
     release: str
 
 
-def service_manager() -> str:
-    """How a server on this computer is kept running: by systemd's user manager where one answers,
-    else by a supervisor of our own.
-    """
-    if not Path("/run/systemd/system").is_dir() or "XDG_RUNTIME_DIR" not in os.environ:
-        return "supervised"
-    asked = subprocess.run(["systemctl", "--user", "show-environment"], check=False,  # noqa: S607
-                           stdin=subprocess.DEVNULL, capture_output=True)
-    return "supervised" if asked.returncode else "systemd-user"
-
-
 def rendered(site: Site, level: str | None = None) -> render.Files:
     """The inventory of a site, as of another level where one is given. Raises CoordctlError."""
     if any(brace in str(site.folder) for brace in ("{{", "{%", "{#")):
         raise CoordctlError(f"the site's folder {site.folder} has braces that Ansible would read",
                             mend="move the site to a folder without them")
     profile, topology = site.profile(level), site.topology(level)
-    manager = service_manager() if profile.local else "systemd"
+    manager = process.service_manager() if profile.local else "systemd"
     controller = Controller(site.folder, site.url_of(topology), manager,
                             f"coordd-{site.id}" if manager == "systemd-user" else "coordd")
     return render.render(values_of(site.file, profile, topology, controller))

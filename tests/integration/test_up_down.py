@@ -119,13 +119,16 @@ def test_a_server_of_an_earlier_version_is_taken_over(ctl: Ctl) -> None:
     command = [sys.executable, "-P", "-m", "coordd", "--settings",
                str(ctl.folder / "coordd.toml")]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as bare:
-        deadline = time.monotonic() + LIMIT_S
-        while subprocess.run(ctl.arguments("status"), env=ctl.env, cwd=ctl.cwd, check=False,
-                             capture_output=True, timeout=LIMIT_S).returncode:
-            assert time.monotonic() < deadline
-        assert "coordd is ready at" in ctl("up").stdout
-        assert bare.wait(LIMIT_S) == 0
-        assert pid_of(ctl) != bare.pid
+        try:
+            deadline = time.monotonic() + LIMIT_S
+            while subprocess.run(ctl.arguments("status"), env=ctl.env, cwd=ctl.cwd, check=False,
+                                 capture_output=True, timeout=LIMIT_S).returncode:
+                assert time.monotonic() < deadline
+            assert "coordd is ready at" in ctl("up").stdout
+            assert bare.wait(LIMIT_S) == 0
+            assert pid_of(ctl) != bare.pid
+        finally:
+            bare.kill()
     assert [m["id"] for m in ctl.inbox("chat")] == [sent["id"]]
 
 

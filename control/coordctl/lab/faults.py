@@ -13,9 +13,10 @@ from typing import Any, Final
 from coordctl.errors import CoordctlError
 from coordctl.lab import disk, host
 from coordctl.lab.machine import Machine
-from coordctl.lab.podman import podman
+from coordctl.lab.podman import networks, podman
 
 _CHAIN: Final = "partitions"
+_TABLES: Final = "coordctl_"
 _MTU_BYTES: Final = 1500
 
 
@@ -70,6 +71,16 @@ def slow(machine: Machine, rate_kbytes: int) -> None:
                   f"{rate_kbytes * 8}kbit", "burst", str(burst), "latency", "400ms"])
 
 
+def forget_gone() -> None:
+    """End the partitions of labs that are no more: another one may get their addresses."""
+    with host.only_one("network"):
+        there = {_table(network["name"]) for network in networks()}
+        listed = json.loads(host.run(["nft", "-j", "list", "tables", "bridge"]))["nftables"]
+        for name in [entry["table"]["name"] for entry in listed if "table" in entry]:
+            if name.startswith(_TABLES) and name not in there:
+                _nft(f"delete table bridge {name}\n")
+
+
 def heal(lab: str, machines: Iterable[Machine]) -> None:
     """End every partition of the lab and let the machines' networks run at full speed."""
     _nft(f"add table bridge {_table(lab)}\ndelete table bridge {_table(lab)}\n")
@@ -103,7 +114,7 @@ ON_ONE: Final[Mapping[str, tuple[Callable[[Machine], None], tuple[str, ...], str
 
 
 def _table(lab: str) -> str:
-    return f"coordctl_{lab.replace('-', '_')}"
+    return f"{_TABLES}{lab.replace('-', '_')}"
 
 
 def _nft(script: str) -> None:

@@ -53,6 +53,7 @@ def up(folder: Path, count: int, level: str, given: str | None, *, yes: bool) ->
         if build:
             image.ensure()
         subnet = network.ensure(lab, str(folder))
+        faults.forget_gone()
         key = site_file.ensure_key(folder)
         site_file.name_lab(folder, lab)
         pool = host.cache() / "packages"

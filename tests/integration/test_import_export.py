@@ -247,7 +247,7 @@ def test_without_a_server_nothing_is_begun(ctl: Ctl, tmp_path: Path) -> None:
     ctl("down")
     done = ctl("import", str(tree.folder), "--yes", code=1)
     assert f"Next:  coordctl --site {ctl.folder} up" in done.stderr
-    assert list(ctl.cwd.iterdir()) == []
+    assert [entry for entry in ctl.cwd.iterdir() if not entry.name.startswith(".")] == []
 
 
 def test_times_are_kept_as_they_are_written(ctl: Ctl, other: Ctl, tmp_path: Path) -> None:

@@ -21,11 +21,11 @@ import tarfile
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from coordctl import kit
+from coordctl import folders, kit
 from coordctl.durable import sync_folder
 from coordctl.errors import CoordctlError
 
@@ -48,11 +48,9 @@ class Release(NamedTuple):
     folder: Path
 
 
-def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where releases are kept: $XDG_CACHE_HOME/coordctl/releases."""
-    base = environ.get("XDG_CACHE_HOME", "")
-    home = Path(base) if base.startswith("/") else Path.home() / ".cache"
-    return home / "coordctl" / "releases"
+def cache_folder() -> Path:
+    """Where releases are kept."""
+    return folders.cache() / "releases"
 
 
 def build(python: str, machine: str) -> Release:

@@ -30,6 +30,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
+from coordctl import folders
 from coordctl.durable import sync_folder, write_file
 from coordctl.errors import CoordctlError
 from coordctl.output import note
@@ -173,9 +174,7 @@ def locate(given: Path | None, environ: Mapping[str, str] = os.environ) -> Path:
         return here
     if named := environ.get("COORDCTL_SITE"):
         return Path(named).expanduser().absolute()
-    base = environ.get("XDG_DATA_HOME", "")
-    home = Path(base) if base.startswith("/") else Path.home() / ".local" / "share"
-    return home / "coordctl" / "default"
+    return folders.data(environ) / "default"
 
 
 def existing(folder: Path) -> Site:

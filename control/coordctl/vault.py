@@ -10,7 +10,6 @@ environment or a rendered file.
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any, Final
 
 import yaml
 
+from coordctl import folders
 from coordctl.durable import sync_folder, write_file
 from coordctl.errors import CoordctlError
 
@@ -25,11 +25,9 @@ SECRETS_FILE: Final = "secrets.yml"
 CA_FILE: Final = "ca.yml"
 
 
-def key_file(site_id: str, environ: Mapping[str, str] = os.environ) -> Path:
+def key_file(site_id: str) -> Path:
     """Where the key of a site's secrets is."""
-    base = environ.get("XDG_CONFIG_HOME", "")
-    config = Path(base) if base.startswith("/") else Path.home() / ".config"
-    return config / "coordctl" / "keys" / f"{site_id}.key"
+    return folders.config() / "keys" / f"{site_id}.key"
 
 
 class Vault:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final
 
-from coordctl import kit
+from coordctl import folders, kit
 
 Event = dict[str, Any]
 """See plugins/callback/coordctl_events.py."""
@@ -32,13 +32,6 @@ PLUGINS: Final = Path(__file__).with_name("plugins")
 def known_hosts_option(file: Path) -> str:
     """SSH's option for that file: quoted, since it takes several; % doubled, since it reads it."""
     return f'UserKnownHostsFile="{str(file).replace("%", "%%")}"'
-
-
-def cache_folder() -> Path:
-    """Where coordctl keeps what it can make again."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    home = Path(base) if base.startswith("/") else Path.home() / ".cache"
-    return home / "coordctl"
 
 
 @dataclass(frozen=True)
@@ -71,7 +64,7 @@ class Playbooks:
 
     def environment(self, events: int) -> dict[str, str]:
         """The environment: that of the operator less what would change how Ansible works."""
-        cache = cache_folder()
+        cache = folders.cache()
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         ours = {k: v for k, v in os.environ.items() if not k.startswith(("ANSIBLE_", "COORDD_"))}
         known = f"-o {shlex.quote(known_hosts_option(self.known_hosts))}"

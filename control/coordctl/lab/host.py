@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from coordctl import folders
 from coordctl.errors import CoordctlError
 from coordctl.output import note, waiting
 
@@ -59,9 +60,7 @@ def install(packages: Sequence[str]) -> None:
 
 def cache() -> Path:
     """The folder of what the lab keeps on this computer; made if need be."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    home = Path(base) if base.startswith("/") else Path.home() / ".cache"
-    folder = home / "coordctl" / "lab"
+    folder = folders.cache() / "lab"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
 

@@ -37,7 +37,7 @@ def secrets_of(team: Team) -> dict[str, str]:
 def test_the_plan_showed_all_three_and_changed_nothing(team: Team, planned: str) -> None:
     for words in ("nothing yet → team", "+ m1", "machine, redis, coordd, nginx, logrotate, backup",
                   "Cost and capacity", "write pause", "+++ b/hosts.yml", "On the machine",
-                  "redis-server", "Next:  coordctl up"):
+                  "redis-server", f"Next:  coordctl --site {team.folder} up"):
         assert words in planned, words
     assert "m1" in planned
 

@@ -56,13 +56,20 @@ def test_too_few_machines(team: Team) -> None:
 
 
 def test_a_machine_that_is_not_reached(team: Team) -> None:
-    """An address of the lab's range that no machine has: refused by the route, not by the wire."""
-    with site_says(team, machines={"m1": {"address": "10.213.255.250", "key": "lab/id_ed25519"}}):
+    """Nothing answers at that port."""
+    machine = {"address": team.address, "port": 2, "key": "lab/id_ed25519"}
+    with site_says(team, machines={"m1": machine}):
         error = team("up", "--yes", code=1).stderr
         found = {row["check"]: row for row in json.loads(
             team("doctor", "--format", "json", code=1).stdout)}
-    assert "m1: root@10.213.255.250, port 22 does not answer" in error
+    assert f"m1: root@{team.address}, port 2 does not answer" in error
     assert found["reached"]["verdict"] == "error"
+
+
+def test_another_machine_would_begin_without_the_messages(team: Team) -> None:
+    with site_says(team, machines={"m2": {"address": "10.213.255.250"}}):
+        error = team("up", "--yes", code=1).stderr
+    assert f"the messages are on m1 ({team.address})" in error
 
 
 def test_a_wrong_key(team: Team, tmp_path: Path) -> None:

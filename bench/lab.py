@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 
 from bench.daemon import BenchError
-from coordctl.ansible.run import cache_folder
+from coordctl import folders
 from coordctl.errors import CoordctlError
 from coordctl.lab import host, lab, site_file
 from coordctl.lab.podman import podman
@@ -48,7 +48,7 @@ class LabSite:
         home.mkdir(parents=True, exist_ok=True)
         self.env = {name: value for name, value in os.environ.items()
                     if not name.startswith(("COORD", "XDG_", "ANSIBLE_"))}
-        self.env |= {"HOME": str(home), "XDG_CACHE_HOME": str(cache_folder().parent),
+        self.env |= {"HOME": str(home), "XDG_CACHE_HOME": str(folders.cache().parent),
                      "COLUMNS": "100"}
 
     def timed(self, *words: str) -> tuple[float, str]:

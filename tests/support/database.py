@@ -93,7 +93,9 @@ class DatabaseMachine:
         self.lab("up", "--machines", "1", "--yes")
         self.address = self.lab.site()["machines"]["m1"]["address"]
         variables = {"ADDRESS": self.address, "ROLE": self.user, "PASSWORD": self._password,
-                     "DATA": self._data, "MAX_WAL_SIZE": "2GB" if self._big_disk else "512MB"}
+                     "DATA": self._data,
+                     "MAX_WAL_SIZE": "2GB" if self._big_disk else "512MB",
+                     "MAX_SLOT_WAL_KEEP_SIZE": "8GB" if self._big_disk else "256MB"}
         self._script("".join(f"{name}='{value}'\n" for name, value in variables.items())
                      + _SETUP.read_text(encoding="utf-8"))
         self._await_pgbouncer()
@@ -135,8 +137,9 @@ class DatabaseMachine:
 
     def connect(self, url: str, **options: Any) -> psycopg.Connection:
         """A connection to one of the URLs, in autocommit mode unless told."""
-        return psycopg.connect(url, **{"user": self.user, "password": self._password,
-                                       "autocommit": True, "connect_timeout": 10} | options)
+        options = {"user": self.user, "password": self._password, "autocommit": True,
+                   "connect_timeout": 10, **options}
+        return psycopg.connect(url, **options)
 
     # Databases
 

@@ -1,5 +1,6 @@
 # Makes a bare machine of the lab a database machine. Run by support/database.py, which writes
-# ADDRESS, ROLE, PASSWORD, DATA (the folder of the clusters' data) and MAX_WAL_SIZE before it.
+# ADDRESS, ROLE, PASSWORD, DATA (the folder of the clusters' data), MAX_WAL_SIZE and
+# MAX_SLOT_WAL_KEEP_SIZE before it.
 set -eu
 
 # The packages start nothing by themselves and make no cluster: the first start is with ours.
@@ -49,7 +50,7 @@ shared_buffers = '256MB'
 wal_level = 'replica'
 max_wal_size = '$MAX_WAL_SIZE'
 # A replica that is stopped for long loses its place before the disk is full.
-max_slot_wal_keep_size = '256MB'
+max_slot_wal_keep_size = '$MAX_SLOT_WAL_KEEP_SIZE'
 wal_retrieve_retry_interval = '200ms'
 EOF
 cat > /etc/postgresql/17/main/pg_hba.conf <<EOF

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import yaml
 
-from support.ctl import Ctl
+from .ctl import Ctl
 
 CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 LAB_CACHE: Final = CACHE / "coordctl" / "lab"
@@ -35,14 +35,17 @@ class Lab(Ctl):
         rows = json.loads(self("status", "--format", "json").stdout)
         return {row["name"]: row for row in rows}
 
-    def on(self, machine: str, command: str, *, code: int = 0) -> str:
-        """What a command prints on a machine, reached with what the site's folder holds alone."""
+    def on(self, machine: str, command: str, *, given: str = "", code: int = 0) -> str:
+        """What a command prints on a machine, reached with what the site's folder holds alone.
+
+        `given`: its stdin.
+        """
         facts = self.site()["machines"][machine]
         done = subprocess.run(
             ["ssh", "-F", "none", "-i", self.folder / facts["key"], "-o", "BatchMode=yes",
              "-o", f"UserKnownHostsFile={self.folder / 'known_hosts'}",
              "-o", "StrictHostKeyChecking=yes", f"root@{facts['address']}", command],
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100)
+            input=given, capture_output=True, text=True, timeout=100)
         assert done.returncode == code, f"{machine}: {command}: {done.stdout}{done.stderr}"
         return done.stdout.strip()
 

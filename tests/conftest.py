@@ -1,0 +1,31 @@
+"""The database machine, one for all tests of a run. Needs root, podman and Debian's archive."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from support.database import DatabaseMachine
+
+FIRST_START_LIMIT_S = 400  # the lab's image may have to be built
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whichever test comes first waits for the machine. One that asks for it only when it runs
+    has to set its limit itself.
+    """
+    for item in items:
+        if "database_machine" in getattr(item, "fixturenames", ()) and (
+                item.get_closest_marker("timeout") is None):
+            item.add_marker(pytest.mark.timeout(FIRST_START_LIMIT_S))
+
+
+@pytest.fixture(scope="session")
+def database_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DatabaseMachine]:
+    """Started by the first test that needs it. A test that breaks it heals it."""
+    if os.geteuid() != 0:
+        pytest.skip("the lab needs root")
+    with DatabaseMachine(tmp_path_factory.mktemp("database")) as machine:
+        yield machine

@@ -73,7 +73,7 @@ def bigints(values: Sequence[int | None]) -> Bigints:
     if any(value is None for value in values):
         parts = [_NULL if value is None else pack(">iq", 8, value) for value in values]
         return Bigints(_head(_INT8, len(values), nulls=True) + b"".join(parts))
-    return Bigints(_head(_INT8, len(values)) + b"".join([pack(">iq", 8, v) for v in values]))  # type: ignore[list-item]
+    return Bigints(_head(_INT8, len(values)) + b"".join([pack(">iq", 8, v) for v in values]))
 
 
 def shorts(values: Sequence[int]) -> Shorts:

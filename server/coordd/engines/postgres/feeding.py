@@ -86,7 +86,7 @@ class Feeding:
             begin = messages[0][0] - messages[0][-1]
             for message, to_agent, seq in await fetch(_DELIVERIES, {**span, "after": begin}):
                 to.setdefault(message, []).append((to_agent, seq))
-            times = dict(await fetch(_SENT_TIMES, span))
+            times: dict[int, str] = dict(await fetch(_SENT_TIMES, span))
             claims = {pos: Claim(*rest) for pos, *rest in await fetch(_CLAIMS, span)}
             for pos, *core, _ in messages:
                 core[4] = PRIORITIES[core[4]]

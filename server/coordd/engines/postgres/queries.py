@@ -11,7 +11,7 @@ _NOW: Final[LiteralString] = "(now() + %(shift)s * interval '1 microsecond')"
 ALIVE: Final[LiteralString] = (
     f"delivery.state < 3 AND (delivery.expires IS NULL OR delivery.expires > {_NOW})")
 
-_SHOWN: Final[LiteralString] = """
+SHOWN: Final[LiteralString] = """
 message.id, delivery.seq, message.from_agent, delivery.to_agent, message.subject, message.body,
 message.priority, message.thread_id, message.in_reply_to, message.created_at, message.expires_at,
 delivery.state, delivery.read_at, delivery.acked_at"""
@@ -33,7 +33,7 @@ def _inbox(order: LiteralString, *, unread: bool) -> LiteralString:
     if not unread:
         runs = f"{runs} UNION ALL {_run('1', order)} UNION ALL {_run('2', order)}"
     return f"""
-SELECT inbox.last_seq, {VERSION}, {_SHOWN}
+SELECT inbox.last_seq, {VERSION}, {SHOWN}
   FROM coordd.inboxes AS inbox
   LEFT JOIN LATERAL (
     SELECT * FROM ({runs}) AS run ORDER BY seq {order} LIMIT %(limit)s) AS delivery ON true
@@ -55,11 +55,11 @@ _DELIVERIES: Final[LiteralString] = """
     ON delivery.pos > message.pos - message.deliveries AND delivery.pos <= message.pos"""
 
 MESSAGE: Final[LiteralString] = f"""
-SELECT {_SHOWN} FROM coordd.messages AS message {_DELIVERIES}
+SELECT {SHOWN} FROM coordd.messages AS message {_DELIVERIES}
  WHERE message.id = %(id)s AND {ALIVE} ORDER BY delivery.pos"""
 
 SENT: Final[LiteralString] = f"""
-SELECT delivery.pos, {_SHOWN}
+SELECT delivery.pos, {SHOWN}
   FROM coordd.events AS event
   JOIN coordd.deliveries AS delivery ON delivery.pos = event.pos
   JOIN coordd.messages AS message ON message.pos = delivery.message
@@ -67,7 +67,7 @@ SELECT delivery.pos, {_SHOWN}
  ORDER BY event.pos DESC LIMIT %(limit)s"""
 
 THREAD: Final[LiteralString] = f"""
-SELECT delivery.pos, {_SHOWN}
+SELECT delivery.pos, {SHOWN}
   FROM (SELECT * FROM coordd.messages WHERE id = %(thread)s AND thread_id IS NULL
         UNION ALL
         (SELECT * FROM coordd.messages WHERE thread_id = %(thread)s AND pos > %(above)s

@@ -26,7 +26,7 @@ from coordd.store import (
 )
 
 _CURSOR: Final = re.compile(r"([ab])(\d{1,18})\Z")
-_HIGHEST: Final = (1 << 63) - 1
+HIGHEST: Final = (1 << 63) - 1
 _TYPE_NAMES: Final = {code: name for name, code in EVENT_TYPES.items()}
 _EVER: Final = (datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC))
 _SIZE_HOLDS_S: Final = 10.0
@@ -53,7 +53,7 @@ class Reading:
     async def inbox(self, agent: str, limit: int, order: Order, after: int | None,
                     cursor: str | None, *, unread: bool, min_priority: Priority | None) -> Page:
         """See `Store.inbox`. A cursor keeps the order of the page that gave it."""
-        above, below = max(after or 0, 0), _HIGHEST
+        above, below = max(after or 0, 0), HIGHEST
         newest = order == "newest"
         if cursor is not None:
             letter, seq = read_cursor(cursor)
@@ -64,7 +64,7 @@ class Reading:
                 above = max(above, seq)
         rank = PRIORITY_RANK[min_priority] if min_priority else len(PRIORITY_RANK)
         rows = await self._database.fetch(queries.INBOX[newest, unread], {
-            "agent": agent, "above": min(above, _HIGHEST), "below": below, "rank": rank,
+            "agent": agent, "above": min(above, HIGHEST), "below": below, "rank": rank,
             "limit": limit + 1, "shift": self._shift_us()})
         if not rows:
             return Page([], None, 0)
@@ -103,7 +103,7 @@ class Reading:
                     if not isinstance(error, Exception):
                         raise
                     continue
-                found = dict(rows)
+                found: dict[str, int] = dict(rows)
                 for agent, future in asked.items():
                     if not future.done():
                         future.set_result(found.get(agent, 0))
@@ -118,7 +118,7 @@ class Reading:
 
     async def sent(self, agent: str, limit: int, cursor: str | None) -> Page:
         """See `Store.sent`."""
-        below = read_cursor(cursor, "b")[1] if cursor is not None else _HIGHEST
+        below = read_cursor(cursor, "b")[1] if cursor is not None else HIGHEST
         rows = await self._database.fetch(queries.SENT, {
             "agent": agent, "below": below, "limit": limit + 1, "shift": self._shift_us()})
         return page_of(rows, limit, "b")
@@ -136,7 +136,7 @@ class Reading:
                      cursor: str | None, order: Order) -> EventPage:
         """See `Store.events`."""
         newest = order == "newest"
-        above, below = max(after or 0, 0), _HIGHEST
+        above, below = max(after or 0, 0), HIGHEST
         if cursor is not None:
             letter, position = read_cursor(cursor)
             newest = letter == "b"
@@ -148,7 +148,7 @@ class Reading:
         [(last,)] = await self._database.fetch(queries.LAST_EVENT)
         since, until = _EVER
         parameters: dict[str, Any] = {
-            "types": shorts(types), "above": min(above, _HIGHEST), "below": below,
+            "types": shorts(types), "above": min(above, HIGHEST), "below": below,
             "since": since, "until": until, "limit": limit + 1}
         if agent is not None:
             parameters["agent"] = agent

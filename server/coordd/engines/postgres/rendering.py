@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -12,7 +12,7 @@ from coordd.store import MessageJson
 COLUMNS: Final = ("id", "seq", "from_agent", "to_agent", "subject", "body", "priority",
                   "thread_id", "in_reply_to", "created_at", "expires_at", "state", "read_at",
                   "acked_at")
-_STATES: Final = ("unread", "read", "acknowledged")
+_STATES: Final[tuple[Literal["unread", "read", "acknowledged"], ...]] = ("unread", "read", "acknowledged")
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -24,5 +24,4 @@ def rendered(row: tuple[Any, ...]) -> MessageJson:
      expires_at, state, read_at, acked_at) = row
     return MessageJson(_encode(Message(
         id_, seq, from_agent, to_agent, subject, body, PRIORITIES[priority], thread_id or id_,
-        in_reply_to, created_at, expires_at, _STATES[state],  # type: ignore[arg-type]
-        read_at, acked_at)))
+        in_reply_to, created_at, expires_at, _STATES[state], read_at, acked_at)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from importlib.resources import files
-from typing import Final, LiteralString, NamedTuple, cast
+from typing import Final, LiteralString, NamedTuple
 
 import psycopg
 
@@ -103,7 +103,7 @@ async def upgrade(connection: Connection) -> list[Migration]:
             have = await applied(connection)
             if each.version in {row[0] for row in have}:
                 continue
-            await connection.execute(cast(LiteralString, each.sql))
+            await connection.execute(each.sql)
             await connection.execute(
                 "INSERT INTO coordd.migrations (version, name, servers, sha256) "
                 "VALUES (%s, %s, %s, %s)", (each.version, each.name, each.servers, each.sha256))

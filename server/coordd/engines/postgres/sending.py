@@ -75,7 +75,8 @@ class Flush:
         fans_out = any(count != 1 for count in self._counts)
         self.to = [name for d in drafts for name in d.recipients]
         received: dict[str, int] = {}
-        self.nths = nths = []
+        self.nths: list[int] = []
+        nths = self.nths
         for name in self.to:
             nth = received.get(name, 0) + 1
             received[name] = nth

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Final, LiteralString
+from typing import Any, Final, LiteralString, TypeVar
 
 import msgspec
 
@@ -17,6 +17,7 @@ from coordd.engines.postgres.feeding import Feeding
 from coordd.engines.postgres.importing import Importing
 from coordd.engines.postgres.reading import Reading
 from coordd.engines.postgres.schema import SchemaError
+from coordd.engines.postgres.search import BLOCK_MESSAGES, Search
 from coordd.engines.postgres.sending import Send
 from coordd.model import Agent, Group, Mark, Order, Priority, Token
 from coordd.store import (
@@ -41,6 +42,7 @@ _PROVE: Final[LiteralString] = "SELECT coordd.prove_1()"
 _EXPIRE: Final[LiteralString] = "SELECT coordd.expire_1(%(shift)s, 500)"
 _EXPIRE_EVERY_S: Final = 2.0
 
+T = TypeVar("T")
 _log = logging.getLogger("coordd.postgres")
 
 
@@ -55,6 +57,7 @@ class PostgresOptions(msgspec.Struct, frozen=True, kw_only=True):
     pending_max: int = 10_000
     pending_bytes_max: int = 64 << 20
     notice_of: str | None = None
+    search_block: int = BLOCK_MESSAGES
     shift_us: Callable[[], int] = lambda: 0
 
 
@@ -71,6 +74,7 @@ class PostgresStore:
         self._reading = Reading(self._database, options.shift_us)
         self._feeding = Feeding(self._database)
         self._importing = Importing(self._database)
+        self._search = Search(self._database, options.search_block)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
         self.generation = ""
@@ -176,7 +180,7 @@ class PostgresStore:
                 raise StoreUnknownError("the connection to the database was lost") from error
             raise translated(error) from error
 
-    async def _task(self, work: Coroutine[Any, Any, Any]) -> Any:
+    async def _task(self, work: Coroutine[Any, Any, T]) -> T:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -205,7 +209,7 @@ class PostgresStore:
 
     async def search(self, query: str, *, limit: int, cursor: str | None = None,
                      party: str | None = None) -> Page:
-        raise NotImplementedError
+        return await self._search.page(query, limit, cursor, party, self._shift_us())
 
     async def events(self, *, limit: int, agent: str | None = None, type: str | None = None,  # noqa: A002
                      after: int | None = None, cursor: str | None = None,
@@ -251,10 +255,14 @@ class PostgresStore:
         """Record what has expired: counts and events say it from then on."""
         await self._write(_EXPIRE, {"shift": self._shift_us()})
 
+    async def keep_up(self) -> None:
+        """Do what is due, now."""
+        await self._expire()
+
     async def _keep_up(self) -> None:
         while True:
             await asyncio.sleep(_EXPIRE_EVERY_S)
             try:
-                await self._expire()
+                await self.keep_up()
             except (StoreError, OSError) as error:
                 _log.warning("upkeep did not end: %s", error)

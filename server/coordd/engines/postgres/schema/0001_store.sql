@@ -9,7 +9,7 @@
 -- Names and ids compare by byte (COLLATE "C"), as everywhere else.
 
 CREATE TABLE coordd.store (
-  only boolean PRIMARY KEY DEFAULT true CHECK (only),
+  singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
   id text NOT NULL DEFAULT replace(gen_random_uuid()::text, '-', ''),
   position bigint NOT NULL DEFAULT 0,      -- of the newest event or registry entry
   epoch bigint NOT NULL DEFAULT 0,         -- the highest one seen
@@ -25,7 +25,7 @@ CREATE TABLE coordd.store (
 INSERT INTO coordd.store DEFAULT VALUES;
 
 -- What /ready writes, to show that a commit is possible.
-CREATE TABLE coordd.proof (only boolean PRIMARY KEY DEFAULT true CHECK (only), at timestamptz NOT NULL);
+CREATE TABLE coordd.proof (singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton), at timestamptz NOT NULL);
 
 -- An agent's counts. version: see coordd.store.Store.version; next_expiry: not after the first
 -- expiry of a message in the inbox.
@@ -457,5 +457,5 @@ LANGUAGE plpgsql SET lock_timeout = '5s' AS $$
 BEGIN
   PERFORM 1 FROM coordd.store WHERE NOT sealed FOR UPDATE;
   IF NOT FOUND THEN RAISE EXCEPTION 'the store is sealed' USING ERRCODE = 'CD001'; END IF;
-  INSERT INTO coordd.proof (at) VALUES (now()) ON CONFLICT (only) DO UPDATE SET at = excluded.at;
+  INSERT INTO coordd.proof (at) VALUES (now()) ON CONFLICT (singleton) DO UPDATE SET at = excluded.at;
 END $$;

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from support.database import DatabaseMachine
+from support.postgres import Databases
 
 FIRST_START_LIMIT_S = 400  # the lab's image may have to be built
 
@@ -29,3 +30,9 @@ def database_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Datab
         pytest.skip("the lab needs root")
     with DatabaseMachine(tmp_path_factory.mktemp("database")) as machine:
         yield machine
+
+
+@pytest.fixture(scope="session")
+def databases(database_machine: DatabaseMachine) -> Databases:
+    """Its databases with coordd's schema."""
+    return Databases(database_machine)

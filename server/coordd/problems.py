@@ -17,13 +17,15 @@ from coordd.store import (
     StoreError,
     StoreFullError,
     StoreSealedError,
+    StoreUnavailableError,
+    StoreUnknownError,
 )
 
 log = logging.getLogger("coordd")
 
 Kind = Literal["bad-request", "no-token", "forbidden", "not-found", "method-not-allowed",
                "key-conflict", "too-large", "invalid", "rate-limited", "internal", "overloaded",
-               "sealed", "full"]
+               "sealed", "unavailable", "unknown-outcome", "full"]
 
 KINDS: Final[dict[Kind, tuple[int, str]]] = {
     "bad-request": (400, "The request cannot be read"),
@@ -38,6 +40,8 @@ KINDS: Final[dict[Kind, tuple[int, str]]] = {
     "internal": (500, "A defect of the server"),
     "overloaded": (503, "Too much is waiting"),
     "sealed": (503, "The store is being moved"),
+    "unavailable": (503, "The database can't be reached"),
+    "unknown-outcome": (503, "It is not known whether the request was stored"),
     "full": (507, "No room on the disk"),
 }
 
@@ -104,6 +108,14 @@ def of(error: BaseException) -> Problem:
         case StoreSealedError():
             return Problem("sealed", "the store takes no writes while it is moved: try again in a "
                            "second", headers=(("Retry-After", "1"),))
+        case StoreUnavailableError():
+            return Problem("unavailable", "the database can't be reached, nothing was stored: try "
+                           "again in a second", headers=(("Retry-After", "1"),))
+        case StoreUnknownError():
+            return Problem("unknown-outcome", "the connection to the database was lost while the "
+                           "request was being stored: send it again with the same "
+                           "Idempotency-Key, which stores it once",
+                           headers=(("Retry-After", "1"),))
         case StoreFullError():
             return Problem("full", "no room on the server's disk; nothing was stored")
         case KeyConflictError():

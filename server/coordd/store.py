@@ -60,12 +60,14 @@ class Receipt(msgspec.Struct, gc=False):
 
 class Page(msgspec.Struct, gc=False):
     """A piece of a list of messages. `next_cursor` is None at the end; `last_seq` is the newest
-    seq of the inbox (0 in an empty one and for lists that are no inbox).
+    seq of the inbox (0 in an empty one and for lists that are no inbox). `version`: see
+    `Store.version`, of the moment that the page shows.
     """
 
     messages: list[MessageJson]
     next_cursor: str | None
     last_seq: int
+    version: int = 0
 
 
 def inbox_cursor(order: Order, seq: int) -> str:
@@ -151,6 +153,16 @@ class StoreFullError(StoreError):
     """There is no room on the store's disk. Nothing was stored."""
 
 
+class StoreUnavailableError(StoreError):
+    """The database can't be reached or does not answer in time. Nothing was stored."""
+
+
+class StoreUnknownError(StoreError):
+    """The answer to a commit was lost: it may be stored or not. The same request with the same
+    idempotency key settles it.
+    """
+
+
 class StoreSealedError(StoreError):
     """The store is sealed: it takes imports only. Another store has the messages now."""
 
@@ -186,6 +198,15 @@ class Store(Protocol):
     A caller that is cancelled has cancelled its waiting, never a commit.
     """
 
+    shared: bool
+    """Whether other servers write to it too, of whose commits `on_commit` may not tell."""
+
+    @property
+    def generation(self) -> str:
+        """Names the store for a cache, once it is open: versions of two stores, or of a store
+        before and after it was restored, do not mix.
+        """
+
     async def open(self) -> None:
         """Recover and take the lock. Raises StoreLockedError, StoreDamagedError, OSError."""
 
@@ -199,7 +220,9 @@ class Store(Protocol):
         """
 
     def on_commit(self, listener: Callable[[str, int], None]) -> None:
-        """Call `listener(recipient, seq)` after each delivery's commit: a hint, not the data."""
+        """Call `listener(recipient, seq)` after each delivery's commit: a hint, not the data, and
+        with several servers perhaps late or never for another one's commit.
+        """
 
     def append(self, drafts: Sequence[Draft], claim: Claim | None = None
                ) -> Awaitable[list[Receipt]]:
@@ -216,6 +239,12 @@ class Store(Protocol):
         """A page of an inbox, without deleted and expired messages.
 
         `after`: only seqs above it. A follower reads order="oldest" with after=the last seq seen.
+        """
+
+    async def version(self, agent: str) -> int:
+        """A number that only the present content of the inbox has: any change to what one of its
+        pages would show gives it another, which it never had before. So what was kept of a page
+        with the same `version` is what the store would answer now. 0: nothing may be kept.
         """
 
     async def message(self, message_id: str) -> list[MessageJson]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from coordd.cache import CachedStore
 from coordd.engines.files import FilesOptions, FilesStore
+from coordd.engines.postgres import PostgresOptions, PostgresStore
 from support.redis import RedisServer, link
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from coordd.model import Order, Priority
     from coordd.store import Page, Store
+    from support.postgres import Databases
 
 
 class Clock:
@@ -34,6 +36,10 @@ class Clock:
     def microseconds(self) -> int:
         """Since 1970, UTC."""
         return round(self().timestamp() * 1e6)
+
+    def added_us(self) -> int:
+        """What a test has added, in microseconds."""
+        return round(self.added.total_seconds() * 1e6)
 
     def advance(self, **span: float) -> None:
         self.added += timedelta(**span)
@@ -62,6 +68,18 @@ class Harness(Protocol):
 
     async def close(self) -> None:
         """Close every store that was given."""
+        ...
+
+
+class Inner(Harness, Protocol):
+    """A harness whose stores another store may stand before: that one closes them."""
+
+    async def reopen(self, store: Store, close: Callable[[], Awaitable[None]] | None = None
+                     ) -> Store:
+        ...
+
+    def forget(self, store: Store) -> None:
+        """It was closed by a store before it."""
         ...
 
 
@@ -140,7 +158,7 @@ class TwiceRead(CachedStore):
 class CachedHarness:
     """Another harness's stores, each behind a cache in one real Redis."""
 
-    def __init__(self, inner: FilesHarness) -> None:
+    def __init__(self, inner: Inner) -> None:
         self._redis = RedisServer().start()
         self._inner = inner
         self._open: list[CachedStore] = []
@@ -183,9 +201,67 @@ class CachedHarness:
         return store
 
 
-ENGINES: Final[dict[str, Callable[[Path], Harness]]] = {
-    "files": lambda folder: FilesHarness(folder, segment_bytes=64 * 1024 * 1024),
-    "files-small-segments": lambda folder: FilesHarness(folder, segment_bytes=4096),
-    "files-redis": lambda folder: CachedHarness(
-        FilesHarness(folder, segment_bytes=64 * 1024 * 1024)),
+class PostgresHarness:
+    """The Postgres engine through pgbouncer: a store is a database. What was killed leaves no more
+    than the database has, so a new process is one more server.
+    """
+
+    def __init__(self, databases: Databases) -> None:
+        self.clock = Clock()
+        self._databases = databases
+        self._open: dict[PostgresStore, tuple[str, PostgresOptions]] = {}
+        self._names: list[str] = []
+
+    async def open(self, *, pending_max: int = 10_000) -> PostgresStore:
+        name = self._databases.new()
+        self._names.append(name)
+        return await self._start(name, PostgresOptions(
+            parameters=self._databases.pooled(name), pool_size=3, pending_max=pending_max,
+            search_block=4,
+            shift_us=self.clock.added_us))
+
+    async def reopen(self, store: Store, close: Callable[[], Awaitable[None]] | None = None
+                     ) -> PostgresStore:
+        assert isinstance(store, PostgresStore)
+        name, options = self._open.pop(store)
+        await (close or store.close)()
+        return await self._start(name, options)
+
+    async def crash(self, store: Store) -> PostgresStore:
+        assert isinstance(store, PostgresStore)
+        return await self._start(*self._open[store])
+
+    async def upkeep(self, store: Store) -> None:
+        assert isinstance(store, PostgresStore)
+        await store.keep_up()
+
+    def forget(self, store: Store) -> None:
+        assert isinstance(store, PostgresStore)
+        del self._open[store]
+
+    async def close(self) -> None:
+        while self._open:
+            store, _ = self._open.popitem()
+            await store.close()
+        for name in self._names:
+            self._databases.drop(name)
+
+    async def _start(self, name: str, options: PostgresOptions) -> PostgresStore:
+        store = PostgresStore(options)
+        await store.open()
+        self._open[store] = (name, options)
+        return store
+
+
+def _files(folder: Path, segment_bytes: int = 64 * 1024 * 1024) -> FilesHarness:
+    return FilesHarness(folder, segment_bytes)
+
+
+ENGINES: Final[dict[str, Callable[[Path, Callable[[], Databases]], Harness]]] = {
+    "files": lambda folder, _: _files(folder),
+    "files-small-segments": lambda folder, _: _files(folder, 4096),
+    "files-redis": lambda folder, _: CachedHarness(_files(folder)),
+    "postgres": lambda _, databases: PostgresHarness(databases()),
+    "postgres-redis": lambda _, databases: CachedHarness(PostgresHarness(databases())),
 }
+"""Made with a new folder and with what gives the databases, asked only by those that need them."""

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from coordd.engines.files import frame
 from coordd.engines.files.hashindex import HashIndex
 from coordd.engines.files.pages import read_cursor
-from coordd.engines.files.times import text_to_us, to_log_text, to_text
+from coordd.engines.times import text_to_us, to_log_text, to_text
 from coordd.model import parse_time
 from coordd.store import BadCursorError
 

@@ -23,7 +23,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from coordd.engines.files import frame
-from coordd.engines.files.times import to_log_text, to_text
+from coordd.engines.times import to_log_text, to_text
 from coordd.store import StoreBusyError, StoreError, StoreFullError
 
 if TYPE_CHECKING:

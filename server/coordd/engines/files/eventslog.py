@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from coordd.engines.files.pages import Pages
-from coordd.engines.files.times import text_to_us, to_log_text
+from coordd.engines.times import text_to_us, to_log_text
 from coordd.model import Event
 
 _BACKLOG_BYTES: Final = 8 << 20

@@ -12,7 +12,7 @@ from coordd.engines.files.index import Index
 from coordd.engines.files.reader import Reader
 from coordd.engines.files.records import EntryRecord, MarkRecord, Record, SentRecord
 from coordd.engines.files.replay import apply, find_row
-from coordd.engines.files.times import text_to_us
+from coordd.engines.times import text_to_us
 from coordd.model import Agent, Core, Event, Group, Token, is_id, is_name, is_subject
 from coordd.store import Change, Imported, ImportRefusedError
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from coordd.engines.files import records
 from coordd.engines.files.hashindex import HashIndex
-from coordd.engines.files.times import text_to_us, to_text
+from coordd.engines.times import text_to_us, to_text
 from coordd.model import Agent, Group, Token
 
 if TYPE_CHECKING:

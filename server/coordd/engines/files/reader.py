@@ -11,7 +11,7 @@ from coordd.engines.files.index import UNREAD, Index, Mailbox
 from coordd.engines.files.log import Log
 from coordd.engines.files.records import MarkRecord, SentRecord
 from coordd.engines.files.replay import claim_text, find_delivery, find_row
-from coordd.engines.files.times import text_to_us
+from coordd.engines.times import text_to_us
 from coordd.model import STATES, Core
 from coordd.store import Claim, Receipt, StoreBusyError
 

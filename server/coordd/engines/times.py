@@ -1,4 +1,4 @@
-"""Times as microseconds since 1970 (UTC): what the index holds instead of texts."""
+"""Times as microseconds since 1970 (UTC), which compare and take little room, and as texts."""
 
 from __future__ import annotations
 
@@ -21,10 +21,14 @@ def text_to_us(text: str) -> int:
     return to_us(parse_time(text))
 
 
+def to_moment(us: int) -> datetime:
+    """The moment so many microseconds after 1970."""
+    return _EPOCH + timedelta(microseconds=us)
+
+
 def to_text(us: int) -> str:
     """The text that this server writes: RFC 3339, UTC, microseconds, `Z`."""
-    moment = _EPOCH + timedelta(microseconds=us)
-    return moment.isoformat(timespec="microseconds")[:-6] + "Z"
+    return to_moment(us).isoformat(timespec="microseconds")[:-6] + "Z"
 
 
 def to_log_text(us: int) -> str:

@@ -1,0 +1,139 @@
+"""Connections: a pool for reads, a small one for writes, all waits bounded.
+
+Every statement is a transaction of its own (autocommit), which is what a pgbouncer in transaction
+mode shares best; prepared statements are pgbouncer's to track (`max_prepared_statements`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, Final, LiteralString, TypeVar
+
+from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool
+
+from coordd.engines.postgres import arrays
+from coordd.engines.postgres.errors import LostError, is_lost, translated
+
+Row = tuple[Any, ...]
+T = TypeVar("T")
+
+READ_LIMIT_S: Final = 5.0
+WRITERS: Final = 3
+"""The sends' flush, the marks' flush, and everything else that writes."""
+_PING_AFTER_S: Final = 1.0
+_LIBPQ: Final = {
+    "connect_timeout": "4", "tcp_user_timeout": "8000", "keepalives_idle": "5",
+    "keepalives_interval": "2", "keepalives_count": "3", "application_name": "coordd",
+}
+
+
+class Connection(AsyncConnection[Row]):
+    """A connection that knows when it was last used, by the monotonic clock."""
+
+    used_s = 0.0
+
+
+def conninfo(url: str, user: str | None, password: str | None, ca_file: str | None
+             ) -> dict[str, str]:
+    """Parameters for psycopg; the password is not part of any text that could be shown."""
+    found = {"conninfo": url, **_LIBPQ}
+    if user:
+        found["user"] = user
+    if password:
+        found["password"] = password
+    if ca_file:
+        found |= {"sslmode": "verify-full", "sslrootcert": ca_file}
+    return found
+
+
+async def _configure(connection: Connection) -> None:
+    arrays.register(connection)
+    connection.prepare_threshold = 0
+
+
+async def _ping(connection: Connection) -> None:
+    """Whether a connection that was not used for a while still works."""
+    if time.monotonic() - connection.used_s > _PING_AFTER_S:
+        async with asyncio.timeout(READ_LIMIT_S):
+            await AsyncConnectionPool.check_connection(connection)
+
+
+def _pool(parameters: dict[str, str], name: str, size: int, wait_s: float
+          ) -> AsyncConnectionPool[Connection]:
+    rest = dict(parameters)
+    return AsyncConnectionPool(
+        rest.pop("conninfo"), connection_class=Connection, kwargs={**rest, "autocommit": True}, name=name, min_size=1,
+        max_size=size, timeout=wait_s, max_waiting=0, configure=_configure, check=_ping,
+        max_idle=600, reconnect_timeout=3, open=False)
+
+
+class Database:
+    """One Postgres, through its pooler. `wait_s` bounds how long a caller waits for a connection."""
+
+    def __init__(self, parameters: dict[str, str], pool_size: int, wait_s: float) -> None:
+        self.parameters = parameters
+        self.readers = _pool(parameters, "readers", pool_size, wait_s)
+        self.writers = _pool(parameters, "writers", WRITERS, wait_s)
+
+    async def open(self) -> None:
+        """Connect. Raises StoreUnavailableError."""
+        try:
+            for pool in (self.readers, self.writers):
+                await pool.open(wait=True, timeout=10)
+        except Exception as error:
+            await self.close()
+            raise translated(error) from error
+
+    async def close(self) -> None:
+        """End all connections."""
+        for pool in (self.readers, self.writers):
+            await pool.close(timeout=2)
+
+    async def fetch(self, query: LiteralString, parameters: dict[str, Any] | None = None
+                    ) -> list[Row]:
+        """A read's rows. A connection that was lost is replaced once: reading twice is harmless.
+
+        Raises StoreError.
+        """
+        for last in (False, True):
+            try:
+                async with asyncio.timeout(READ_LIMIT_S), self.readers.connection() as connection:
+                    return await run(connection, query, parameters)
+            except Exception as error:
+                if last or not is_lost(error):
+                    raise translated(error) from error
+        raise AssertionError
+
+    @asynccontextmanager
+    async def writer(self) -> AsyncGenerator[Connection]:
+        """A connection of the writers' pool; psycopg's errors pass through."""
+        async with self.writers.connection() as connection:
+            yield connection
+
+
+async def unbroken(connection: Connection, work: Coroutine[Any, Any, T], limit_s: float) -> T:
+    """What `work` on that connection answers within `limit_s`; else LostError.
+
+    The statement is never cancelled: a commit that waits for a second machine and is cancelled
+    would stand on the first one alone, and be seen. The connection is given up instead.
+    """
+    task = asyncio.ensure_future(work)
+    done, _ = await asyncio.wait({task}, timeout=limit_s)
+    if not done:
+        connection.pgconn.finish()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        raise LostError(f"the database did not answer in {limit_s:.0f} s")
+    return task.result()
+
+
+async def run(connection: Connection, query: LiteralString,
+              parameters: dict[str, Any] | None = None) -> list[Row]:
+    """The rows of a statement."""
+    cursor = await connection.execute(query, parameters, prepare=True)
+    connection.used_s = time.monotonic()
+    return await cursor.fetchall() if cursor.description else []

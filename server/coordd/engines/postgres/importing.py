@@ -1,0 +1,229 @@
+"""Imports: changes of another store or tool, applied as they are, whole or not at all.
+
+    checks ─▶ lock of the store ─▶ what is here of them ─▶ plan ─▶ COPY and counts ─▶ commit
+
+The plan is made in Python, the lock being held, so nothing moves between the look and the write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, LiteralString
+
+from psycopg import AsyncCursor
+
+from coordd.engines.postgres.arrays import bigints, ints, shorts, texts
+from coordd.engines.postgres.checks import checked
+from coordd.engines.postgres.database import Connection, Database, Row
+from coordd.engines.postgres.errors import is_lost, translated
+from coordd.engines.postgres.planning import ENTRY_KINDS, Delivery, Plan
+from coordd.engines.times import to_moment
+from coordd.store import Change, Imported, StoreUnknownError
+
+_BEGIN: Final[LiteralString] = """
+SELECT set_config('lock_timeout', '10s', true),
+       set_config('idle_in_transaction_session_timeout', '20s', true)"""
+_LOCK: Final[LiteralString] = "SELECT position FROM coordd.store FOR UPDATE"
+_PARTITIONS: Final[LiteralString] = """
+SELECT coordd.make_partitions(month, month) FROM unnest(%(months)s::timestamptz[]) AS month"""
+_KNOWN: Final[LiteralString] = """
+SELECT message.id, message.from_agent, message.subject, message.pos, delivery.pos,
+       delivery.to_agent, delivery.seq, delivery.state, delivery.read_at, delivery.acked_at
+  FROM coordd.messages AS message
+  JOIN coordd.deliveries AS delivery
+    ON delivery.pos > message.pos - message.deliveries AND delivery.pos <= message.pos
+ WHERE message.id = ANY(%(ids)s) ORDER BY delivery.pos"""
+_LAST_SEQS: Final[LiteralString] = """
+SELECT agent, last_seq FROM coordd.inboxes WHERE agent = ANY(%(agents)s)"""
+_REGISTRY: Final[LiteralString] = """
+SELECT kind, name, entry FROM coordd.registry
+  JOIN unnest(%(kinds)s, %(names)s) AS given (kind, name) USING (kind, name)"""
+
+_COPY_MESSAGES: Final[LiteralString] = """
+COPY coordd.messages (pos, id, from_agent, subject, body, created_at, thread_id, in_reply_to,
+                      expires_at, deliveries, priority) FROM STDIN (FORMAT BINARY)"""
+_COPY_DELIVERIES: Final[LiteralString] = """
+COPY coordd.deliveries (pos, message, seq, expires, state, priority, to_agent, read_at, acked_at)
+  FROM STDIN (FORMAT BINARY)"""
+_COPY_EVENTS: Final[LiteralString] = """
+COPY coordd.events (pos, at, seq, type, message_id, from_agent, to_agent, subject, at_text)
+  FROM STDIN (FORMAT BINARY)"""
+_UPDATE_DELIVERIES: Final[LiteralString] = """
+UPDATE coordd.deliveries AS delivery
+   SET state = given.state, read_at = given.read_at, acked_at = given.acked_at
+  FROM unnest(%(pos)s, %(states)s, %(reads)s, %(ackeds)s)
+    AS given (pos, state, read_at, acked_at)
+ WHERE delivery.pos = given.pos"""
+_INBOXES: Final[LiteralString] = """
+INSERT INTO coordd.inboxes AS inbox (agent, last_seq, received, sent, unread, version)
+SELECT agent, last_seq, received, sent, unread, coordd.version_at(%(position)s)
+  FROM unnest(%(agents)s, %(last_seqs)s, %(received)s, %(sent)s, %(unread)s)
+    AS given (agent, last_seq, received, sent, unread)
+ON CONFLICT (agent) DO UPDATE SET
+  last_seq = greatest(inbox.last_seq, excluded.last_seq),
+  received = inbox.received + excluded.received, sent = inbox.sent + excluded.sent,
+  unread = inbox.unread + excluded.unread, version = excluded.version"""
+_EXPIRIES: Final[LiteralString] = """
+UPDATE coordd.inboxes AS inbox SET next_expiry = least(inbox.next_expiry, soonest.expires)
+  FROM (SELECT to_agent, min(expires) AS expires FROM coordd.deliveries
+         WHERE pos > %(before)s AND expires IS NOT NULL AND state < 3 GROUP BY to_agent) AS soonest
+ WHERE inbox.agent = soonest.to_agent"""
+_CLAIMS: Final[LiteralString] = """
+INSERT INTO coordd.claims (sender, key, digest, count, pos, at)
+SELECT * FROM unnest(%(senders)s, %(keys)s, %(digests)s, %(counts)s, %(pos)s, %(at)s::timestamptz[])
+ON CONFLICT (sender, key) DO NOTHING"""
+_ENTRIES: Final[LiteralString] = """
+WITH given AS (
+  SELECT * FROM unnest(%(pos)s, %(kinds)s, %(names)s, %(at)s, %(entries)s)
+    AS given (pos, kind, name, at, entry)
+), logged AS (
+  INSERT INTO coordd.registry_log (pos, kind, name, at, entry)
+  SELECT pos, kind, name, at, entry FROM given)
+INSERT INTO coordd.registry (kind, name, first_pos, entry)
+SELECT DISTINCT ON (kind, name) kind, name, min(pos) OVER (PARTITION BY kind, name), entry
+  FROM given ORDER BY kind, name, pos DESC
+ON CONFLICT (kind, name) DO UPDATE SET entry = excluded.entry"""
+_STORE: Final[LiteralString] = """
+UPDATE coordd.store SET position = %(position)s, messages = messages + %(messages)s,
+  unread = unread + %(unread)s, sent = sent + %(sent)s, read = read + %(read)s,
+  acked = acked + %(acked)s, deleted = deleted + %(deleted)s, expired = expired + %(expired)s"""
+
+_FIRST_YEAR: Final = 2000
+"""Events of earlier years, and of years to come, go to the default partition."""
+_MONTHS_MAX: Final = 600
+
+
+class Importing:
+    """Imports into one store."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._months: set[datetime] = set()
+
+    async def apply(self, changes: Sequence[Change]) -> tuple[Imported, list[tuple[str, int]]]:
+        """See `Store.import_`; and the new deliveries, for the listeners."""
+        moments = checked(changes)
+        try:
+            async with self._database.writer() as connection:
+                await self._make_partitions(connection, moments)
+                async with connection.transaction():
+                    await connection.execute(_BEGIN)
+                    return await self._apply(connection, changes, moments)
+        except Exception as error:
+            if is_lost(error):
+                raise StoreUnknownError("the connection to the database was lost in an import: "
+                                        "import again, what is stored is skipped") from error
+            raise translated(error) from error
+
+    async def _make_partitions(self, connection: Connection, moments: Sequence[int]) -> None:
+        months = {to_moment(us).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+                  for us in {us // _DAY_US * _DAY_US for us in moments}}
+        year = datetime.now(UTC).year
+        new = sorted(month for month in months - self._months
+                     if _FIRST_YEAR <= month.year <= year)
+        if new and len(new) + len(self._months) <= _MONTHS_MAX:
+            await connection.execute(_PARTITIONS, {"months": new})
+            self._months.update(new)
+
+    async def _apply(self, connection: Connection, changes: Sequence[Change],
+                     moments: Sequence[int]) -> tuple[Imported, list[tuple[str, int]]]:
+        [(position,)] = await _fetch(connection, _LOCK)
+        plan = Plan(position)
+        await self._look(connection, changes, plan)
+        applied = plan.apply(changes, moments)
+        if applied:
+            await _write(connection, plan, position)
+        heard = [(each.to_agent, each.seq) for each in plan.fresh]
+        return Imported(applied, len(changes) - applied), heard
+
+    async def _look(self, connection: Connection, changes: Sequence[Change], plan: Plan) -> None:
+        """Give the plan what the store has of what the changes speak of."""
+        ids = {change.message.id if change.message else change.id for change in changes
+               if change.type not in ENTRY_KINDS}
+        agents = {name for change in changes for name, _ in change.deliveries}
+        if ids:
+            plan.know(await _fetch(connection, _KNOWN, {"ids": texts(list(ids))}))
+        if agents:
+            plan.last_seqs.update(await _fetch(connection, _LAST_SEQS,
+                                               {"agents": texts(list(agents))}))
+        entries = [(change.type, plan.entry_name(change)) for change in changes
+                   if change.type in ENTRY_KINDS]
+        if entries:
+            plan.know_entries(await _fetch(connection, _REGISTRY, {
+                "kinds": texts([kind for kind, _ in entries]),
+                "names": texts([name for _, name in entries])}))
+
+
+async def _write(connection: Connection, plan: Plan, before: int) -> None:
+    async with connection.cursor() as cursor:
+        if plan.messages:
+            await _copy(cursor, _COPY_MESSAGES, _MESSAGE_TYPES, plan.messages)
+            await _copy(cursor, _COPY_DELIVERIES, _DELIVERY_TYPES, map(_row, plan.fresh))
+        await _copy(cursor, _COPY_EVENTS, _EVENT_TYPES, plan.events)
+        changed = plan.changed
+        if changed:
+            await cursor.execute(_UPDATE_DELIVERIES, {
+                "pos": bigints([each.pos for each in changed]),
+                "states": shorts([each.state for each in changed]),
+                "reads": texts([each.read_at for each in changed]),
+                "ackeds": texts([each.acked_at for each in changed])})
+        counts = plan.counts
+        agents = sorted(counts.agents)
+        if agents:
+            columns = [counts.agents[name] for name in agents]
+            await cursor.execute(_INBOXES, {
+                "position": plan.position, "agents": texts(agents),
+                "last_seqs": bigints([plan.last_seqs.get(name, 0) for name in agents]),
+                "received": ints([each.received for each in columns]),
+                "sent": ints([each.sent for each in columns]),
+                "unread": ints([each.unread for each in columns])})
+        if any(each.expires_us is not None for each in plan.fresh):
+            await cursor.execute(_EXPIRIES, {"before": before})
+        if plan.claims:
+            claims = [claim for claim, _, _ in plan.claims]
+            await cursor.execute(_CLAIMS, {
+                "senders": texts([c.sender for c in claims]), "keys": texts([c.key for c in claims]),
+                "digests": texts([c.digest for c in claims]),
+                "counts": ints([c.count for c in claims]),
+                "pos": bigints([pos for _, pos, _ in plan.claims]),
+                "at": [to_moment(us) for _, _, us in plan.claims]})
+        if plan.entries:
+            await cursor.execute(_ENTRIES, {
+                "pos": bigints([row[0] for row in plan.entries]),
+                **{name: texts([row[place] for row in plan.entries])
+                   for place, name in enumerate(("kinds", "names", "at", "entries"), 1)}})
+        await cursor.execute(_STORE, {
+            "position": plan.position, "messages": counts.messages, "unread": counts.unread,
+            **{name: counts.events[name] for name in
+               ("sent", "read", "acked", "deleted", "expired")}})
+
+
+_MESSAGE_TYPES: Final = ("int8", "text", "text", "text", "text", "text", "text", "text", "text",
+                         "int4", "int2")
+_DELIVERY_TYPES: Final = ("int8", "int8", "int8", "timestamptz", "int2", "int2", "text", "text",
+                          "text")
+_EVENT_TYPES: Final = ("int8", "timestamptz", "int8", "int2", "text", "text", "text", "text",
+                       "text")
+_DAY_US: Final = 86_400_000_000
+
+
+def _row(each: Delivery) -> Row:
+    expires = None if each.expires_us is None else to_moment(each.expires_us)
+    return (each.pos, each.message, each.seq, expires, each.state, each.priority, each.to_agent,
+            each.read_at, each.acked_at)
+
+
+async def _copy(cursor: AsyncCursor[Row], command: LiteralString, types: Sequence[str],
+                rows: Any) -> None:
+    async with cursor.copy(command) as copy:
+        copy.set_types(types)
+        for row in rows:
+            await copy.write_row(row)
+
+
+async def _fetch(connection: Connection, query: LiteralString,
+                 parameters: dict[str, Any] | None = None) -> list[Row]:
+    return await (await connection.execute(query, parameters)).fetchall()
+
+

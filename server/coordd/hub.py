@@ -21,8 +21,14 @@ class Hub:
         """Streams that are open now, for the metrics."""
 
     def notify(self, agent: str, _seq: int) -> None:
-        """Called after every delivery's commit: one look-up where nobody waits."""
+        """A listener of commits: one look-up where nobody waits."""
         if self._waiting and (waiting := self._waiting.get(agent)):
+            for subscription in waiting:
+                subscription.wake()
+
+    def notify_all(self) -> None:
+        """As `notify`, of every inbox that somebody waits for."""
+        for waiting in self._waiting.values():
             for subscription in waiting:
                 subscription.wake()
 
@@ -33,9 +39,7 @@ class Hub:
     def close(self) -> None:
         """End all waiting, now and later: the server stops."""
         self.closed = True
-        for waiting in self._waiting.values():
-            for subscription in waiting:
-                subscription.wake()
+        self.notify_all()
 
     @property
     def subscriptions(self) -> int:

@@ -9,14 +9,16 @@ from typing import Any, Final
 import msgspec
 
 from coordd.auth import Identity
-from coordd.hub import Hub
+from coordd.hub import Hub, Subscription
 from coordd.model import Mark
 from coordd.problems import Fault, Problem, invalid, not_found
 from coordd.rules import decoder_of
-from coordd.store import MessageJson, Page, Store
+from coordd.store import MessageJson, Page, Store, StoreUnavailableError
 
 STREAM_CHUNK: Final = 100
 KEEP_ALIVE_S: Final = 15.0
+LOOK_S: Final = 3.0
+"""How often who waits looks by itself, where other servers store messages too."""
 DELETED_REMEMBERED: Final = 10_000
 
 
@@ -42,6 +44,7 @@ class Mailbox:
     def __init__(self, store: Store, hub: Hub) -> None:
         self._store = store
         self._hub = hub
+        self._look_s = LOOK_S if store.shared else KEEP_ALIVE_S
         self._deleted: dict[str, str] = {}
         """Message → recipient, of deletions that named no recipient: their repeats answer alike."""
 
@@ -65,7 +68,7 @@ class Mailbox:
                 left_s = deadline - time.monotonic()
                 if page.messages or left_s <= 0 or self._hub.closed:
                     return page_json(page)
-                await subscription.wait(left_s)
+                await self._news(agent, page, subscription, left_s)
 
     async def follow(self, agent: str, after: int | None) -> AsyncGenerator[bytes]:
         """Server-Sent Events of an inbox; None: from what arrives from now on.
@@ -86,10 +89,26 @@ class Mailbox:
                         after = seqs[-1]
                         yield b"".join([b"id: %d\nevent: message\ndata: %b\n\n" % (seq, raw)
                                         for seq, raw in zip(seqs, page.messages, strict=True)])
-                    elif not await subscription.wait(KEEP_ALIVE_S):
+                    elif not await self._news(agent, page, subscription, KEEP_ALIVE_S):
                         yield b": keep-alive\n\n"
         finally:
             self._hub.streams -= 1
+
+    async def _news(self, agent: str, page: Page, subscription: Subscription, limit_s: float
+                    ) -> bool:
+        """Whether there may be something new since `page`, within `limit_s`."""
+        deadline = time.monotonic() + limit_s
+        while (left_s := deadline - time.monotonic()) > 0:
+            if await subscription.wait(min(left_s, self._look_s)):
+                return True
+            if self._store.shared:
+                try:
+                    version = await self._store.version(agent)
+                except StoreUnavailableError:
+                    continue  # who waits may wait for the database as well
+                if not version or version != page.version:
+                    return True
+        return False
 
     async def message(self, identity: Identity, message_id: str, agent: str | None) -> bytes:
         """A message as `agent` sees it. Raises Problem (404, 422)."""

@@ -27,10 +27,10 @@ class SettingsError(Exception):
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All settings, checked. Sizes are in bytes."""
 
-    data: Path
+    data: Path | None = None
     host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
-    engine: Literal["files"] = "files"
+    engine: Literal["files", "postgres"] = "files"
     auth: Literal["open", "token"] = "open"
     admin_token_file: Path | None = None
     rate_per_s: Annotated[float, Meta(ge=0, le=1e9)] = 0
@@ -38,6 +38,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     pending_max: Annotated[int, Meta(ge=1, le=10**7)] = 10_000
     pending_bytes_max: Annotated[int, Meta(ge=1 << 20, le=1 << 34)] = 64 << 20
     segment_bytes: Annotated[int, Meta(ge=1 << 16, le=1 << 40)] = 64 << 20
+    postgres_url: str | None = None
+    postgres_direct_url: str | None = None
+    postgres_replica_urls: tuple[str, ...] = ()
+    postgres_user: str = "coordd"
+    postgres_password_file: Path | None = None
+    postgres_ca_file: Path | None = None
+    postgres_pool: Annotated[int, Meta(ge=1, le=1000)] = 8
+    postgres_wait_s: Annotated[float, Meta(ge=0.1, le=60)] = 5
     cache: Literal["none", "redis"] = "none"
     redis_url: str | None = None
     redis_user: str = "coordd"
@@ -48,11 +56,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 KEYS: Final = Settings.__struct_fields__
 
+_POSTGRES_URL: Final = ("postgresql://HOST:PORT/DATABASE, without user and password: these are "
+                        "postgres_user and postgres_password_file")
+_NEEDED: Final = (("engine", "files", "data"), ("engine", "postgres", "postgres_url"),
+                  ("cache", "redis", "redis_url"))
+"""(key, its value, the key that has to be there then)."""
 _WANTED: Final = {
     "data": "the folder of the messages, such as \"/var/lib/coordd\"",
     "host": "an address to listen on, such as \"127.0.0.1\"",
     "port": "a whole number from 0 to 65535",
-    "engine": "\"files\"",
+    "engine": "\"files\" or \"postgres\"",
     "auth": "\"open\" or \"token\"",
     "admin_token_file": "the path of a file that holds coord_admin_<secret>",
     "rate_per_s": "a number of requests a second, 0 for no limit",
@@ -60,6 +73,14 @@ _WANTED: Final = {
     "pending_max": "a whole number of messages from 1 to 10000000",
     "pending_bytes_max": "a whole number of bytes from 1048576 (1 MiB) to 17179869184 (16 GiB)",
     "segment_bytes": "a whole number of bytes from 65536 (64 KiB) to 1099511627776 (1 TiB)",
+    "postgres_url": _POSTGRES_URL,
+    "postgres_direct_url": _POSTGRES_URL,
+    "postgres_replica_urls": f"a list of {_POSTGRES_URL}",
+    "postgres_user": "a role's name",
+    "postgres_password_file": "the path of a file that holds postgres_user's password",
+    "postgres_ca_file": "the path of the certificates that Postgres' certificate is checked by",
+    "postgres_pool": "a whole number of connections from 1 to 1000",
+    "postgres_wait_s": "a number of seconds from 0.1 to 60",
     "cache": "\"none\" or \"redis\"",
     "redis_url": ("redis://HOST:PORT/0, rediss://HOST:PORT/0 (TLS) or unix:///PATH, without user "
                   "and password: these are redis_user and redis_password_file"),
@@ -94,14 +115,15 @@ def load(file: Path | None, environ: Mapping[str, str]) -> Settings:
             raise SettingsError(
                 f"environment: {variable} is no setting{_nearest(key, ENV_PREFIX, str.upper)}")
         values[key], source[key] = text, f"environment: {variable}"
-    if "data" not in values:
-        raise SettingsError(
-            f"{file or 'environment'}: data is missing: set {_WANTED['data']}")
     checked = {key: _checked(key, value, source[key]) for key, value in values.items()}
     settings = Settings(**checked)
-    if settings.cache == "redis" and settings.redis_url is None:
-        raise SettingsError(f"{source['cache']} = \"redis\" will not do: redis_url is missing: use "
-                            f"{_WANTED['redis_url']}")
+    for key, value, needed in _NEEDED:
+        if getattr(settings, key) == value and getattr(settings, needed) is None:
+            if key not in source:
+                raise SettingsError(
+                    f"{file or 'environment'}: {needed} is missing: set {_WANTED[needed]}")
+            raise SettingsError(f"{source[key]} = \"{value}\" will not do: {needed} is missing: use "
+                                f"{_WANTED[needed]}")
     return settings
 
 
@@ -118,9 +140,14 @@ def _read(file: Path) -> dict[str, Any]:
 def _checked(key: str, value: Any, source: str) -> Any:
     """`value` as the type of `key`. Texts of the environment may stand for numbers."""
     field = _FIELDS[key]
-    if key == "redis_url" and not (isinstance(value, str) and _is_redis_url(value)):
-        # A password may stand in it: it is not shown.
-        raise SettingsError(f"{source} will not do: use {_WANTED[key]}")
+    if key.endswith(("_url", "_urls")):
+        urls = value if isinstance(value, list) else str(value).split(",")
+        is_right = _is_redis_url if key == "redis_url" else _is_postgres_url
+        if isinstance(value, list) != key.endswith("s") and source.startswith("environment") is False \
+                or not all(isinstance(url, str) and is_right(url) for url in urls):
+            # A password may stand in it: it is not shown.
+            raise SettingsError(f"{source} will not do: use {_WANTED[key]}")
+        return tuple(urls) if key.endswith("s") else value
     lax = source.startswith("environment")
     try:
         if field.type in (Path, Path | None):

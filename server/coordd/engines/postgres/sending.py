@@ -12,6 +12,7 @@ from coordd.engines.postgres.arrays import bigints, ints, shorts, texts, texts_o
 from coordd.engines.postgres.database import Row
 from coordd.engines.times import text_to_us
 from coordd.model import PRIORITY_RANK
+from coordd.push import payload_of
 from coordd.store import Claim, Draft, Receipt
 
 SEND: Final[LiteralString] = """
@@ -41,9 +42,6 @@ SELECT sender, key, digest, count, pos FROM coordd.claims
 
 _MESSAGE_BYTES: Final = 400
 """What a message weighs in the queue besides its body."""
-NOTICE_BYTES_MAX: Final = 7900
-"""A notification holds 8,000 bytes."""
-EVERYBODY: Final = "*"
 
 
 class Send:
@@ -96,7 +94,7 @@ class Flush:
             expires_us = bigints([None if text is None else text_to_us(text) for text in expires])
         self.parameters: dict[str, Any] = {
             "shift": shift_us,
-            "notice": None if notice_of is None else _notice(notice_of, received),
+            "notice": None if notice_of is None else payload_of(notice_of, received),
             "agents": texts(self.agents),
             "received": ints([received.get(name, 0) for name in self.agents]),
             "sent": ints([sent.get(name, 0) for name in self.agents]),
@@ -164,12 +162,6 @@ def receipts_of(rows: Sequence[Row]) -> list[Receipt]:
             found.append(Receipt(message_id, thread_id, created_at, []))
         found[-1].deliveries.append((to_agent, seq))
     return found
-
-
-def _notice(sender: str, names: dict[str, int]) -> str:
-    """Who has new messages, for the other servers: `<sender> <agent> <agent> …`."""
-    text = " ".join([sender, *names])
-    return text if len(text) <= NOTICE_BYTES_MAX else f"{sender} {EVERYBODY}"
 
 
 def _new_ids(count: int) -> list[str]:

@@ -9,6 +9,7 @@ import argparse
 import gc
 import logging
 import os
+import secrets
 import sys
 from pathlib import Path
 from socket import socket
@@ -81,7 +82,8 @@ def run(wanted: Settings) -> int:
     logging.basicConfig(stream=sys.stderr, level=wanted.log_level.upper(),
                         format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    daemon = Daemon(wanted, open_engine(wanted, _die))
+    server = secrets.token_hex(4)
+    daemon = Daemon(wanted, open_engine(wanted, _die, server), server)
     sock = _bound(wanted)
     with sock:
         uvloop.run(_serve(wanted, daemon, sock))
@@ -108,7 +110,8 @@ async def _serve(wanted: Settings, daemon: Daemon, sock: socket) -> None:
     except (StoreError, OSError) as error:
         reason = str(error) if isinstance(error, StoreError) else (
             f"{error.strerror}: {error.filename}" if error.filename else error.strerror)
-        raise StartError(f"cannot open the data folder {wanted.data}: {reason}") from error
+        what = f"the data folder {wanted.data}" if wanted.data else "the store"
+        raise StartError(f"cannot open {what}: {reason}") from error
     server = http.Server(daemon.application, on_stop=daemon.hub.close,
                          on_hangup=lambda: _hang_up(daemon))
     gc.collect()
@@ -118,7 +121,7 @@ async def _serve(wanted: Settings, daemon: Daemon, sock: socket) -> None:
     try:
         sock.listen(http.BACKLOG)
         log.info("coordd %s listening on %s, data in %s", __version__, http.url_of(sock),
-                 wanted.data)
+                 wanted.data or wanted.postgres_url)
         notify("READY=1")
         await server.serve(sockets=[sock])
     except OSError as error:

@@ -11,6 +11,7 @@ from coordd.api.messages import Messages
 from coordd.api.registry import Registry
 from coordd.api.system import Readiness, System
 from coordd.auth import Auth
+from coordd.engines import open_push
 from coordd.http.application import Application
 from coordd.hub import Hub
 from coordd.mailbox import Mailbox
@@ -23,9 +24,10 @@ from coordd.store import Store
 class Daemon:
     """One server without its socket. Raises SettingsError for a bad admin token file."""
 
-    def __init__(self, settings: Settings, store: Store) -> None:
+    def __init__(self, settings: Settings, store: Store, server: str) -> None:
         self.store = store
         self.hub = Hub()
+        self._push = open_push(settings, store, self.hub, server)
         self.auth = Auth(settings, store)
         metrics = Metrics()
         mailbox = Mailbox(store, self.hub)
@@ -48,6 +50,8 @@ class Daemon:
         waiting = getattr(self.store, "waiting", None)
         if waiting is not None:
             yield "coordd_messages_waiting", "Messages that wait for their commit.", waiting
+        if self._push is not None:
+            yield "coordd_push_connected", "Whether pushes come.", self._push.connected
         cache_gauges = getattr(self.store, "cache_gauges", None)
         if cache_gauges is not None:
             yield from cache_gauges()
@@ -61,10 +65,14 @@ class Daemon:
         """Open the store and what reads from it. Raises as `Store.open` does."""
         await self.store.open()
         self.store.on_commit(self.hub.notify)
+        if self._push is not None:
+            await self._push.open()
         await self.auth.open()
 
     async def close(self) -> None:
         """Let go of the store."""
         self.hub.close()
         await self.auth.close()
+        if self._push is not None:
+            await self._push.close()
         await self.store.close()

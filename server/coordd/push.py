@@ -98,13 +98,18 @@ class RedisPush:
     """A channel of Redis: what is stored is published, a payload a turn of the event loop."""
 
     def __init__(self, connect: Callable[[], AbstractConnection],
-                 publish: Callable[..., asyncio.Future[Any]], server: str) -> None:
+                 publish: Callable[..., asyncio.Future[Any]], server: str,
+                 generation: Callable[[], str]) -> None:
         self._connect = connect
         self._publish = publish
         self._server = server
+        self._generation = generation
         self._agents: dict[str, None] = {}
-        self.channel = ""
-        """Named for the store, once that is open."""
+
+    @property
+    def _channel(self) -> str:
+        """Named for the store, which has its name once it is open."""
+        return f"coordd:v1:{self._generation()}:push"
 
     def stored(self, agent: str, _seq: int) -> None:
         """A listener of commits."""
@@ -114,7 +119,7 @@ class RedisPush:
 
     def _send(self) -> None:
         agents, self._agents = self._agents, {}
-        self._publish("PUBLISH", self.channel, payload_of(self._server, agents))
+        self._publish("PUBLISH", self._channel, payload_of(self._server, agents))
 
     async def listen(self, heard: Callable[[str], None], ready: Callable[[], None]) -> None:
         """See `Source`."""
@@ -122,7 +127,7 @@ class RedisPush:
         try:
             async with asyncio.timeout(_PING_S):
                 await connection.connect()  # type: ignore[no-untyped-call]
-            await connection.send_command("SUBSCRIBE", self.channel)
+            await connection.send_command("SUBSCRIBE", self._channel)
             while True:
                 try:
                     async with asyncio.timeout(_PING_S):

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -122,8 +122,8 @@ def load(file: Path | None, environ: Mapping[str, str]) -> Settings:
             if key not in source:
                 raise SettingsError(
                     f"{file or 'environment'}: {needed} is missing: set {_WANTED[needed]}")
-            raise SettingsError(f"{source[key]} = \"{value}\" will not do: {needed} is missing: use "
-                                f"{_WANTED[needed]}")
+            raise SettingsError(f"{source[key]} = \"{value}\" will not do: {needed} is missing: "
+                                f"use {_WANTED[needed]}")
     return settings
 
 
@@ -140,15 +140,16 @@ def _read(file: Path) -> dict[str, Any]:
 def _checked(key: str, value: Any, source: str) -> Any:
     """`value` as the type of `key`. Texts of the environment may stand for numbers."""
     field = _FIELDS[key]
+    lax = source.startswith("environment")
     if key.endswith(("_url", "_urls")):
-        urls = value if isinstance(value, list) else str(value).split(",")
+        if key.endswith("s") and lax:
+            value = str(value).split(",")
         is_right = _is_redis_url if key == "redis_url" else _is_postgres_url
-        if isinstance(value, list) != key.endswith("s") and source.startswith("environment") is False \
-                or not all(isinstance(url, str) and is_right(url) for url in urls):
+        urls = value if key.endswith("s") and isinstance(value, list) else [value]
+        if not all(isinstance(url, str) and is_right(url) for url in urls):
             # A password may stand in it: it is not shown.
             raise SettingsError(f"{source} will not do: use {_WANTED[key]}")
         return tuple(urls) if key.endswith("s") else value
-    lax = source.startswith("environment")
     try:
         if field.type in (Path, Path | None):
             if not isinstance(value, str) or not value or "\0" in value:
@@ -162,17 +163,32 @@ def _checked(key: str, value: Any, source: str) -> Any:
 
 def _is_redis_url(text: str) -> bool:
     """Whether it names a Redis and nothing else, no user and no password."""
-    try:
-        url = urlsplit(text)
-        port = url.port
-    except ValueError:
-        return False
-    if "@" in text or "?" in text or "#" in text or not text.isprintable() or " " in text:
+    url = _bare_url(text)
+    if url is None:
         return False
     if url.scheme == "unix":
         return not url.netloc and url.path.startswith("/") and len(url.path) > 1
-    return (url.scheme in ("redis", "rediss") and bool(url.hostname) and port != 0
+    return (url.scheme in ("redis", "rediss") and bool(url.hostname) and url.port != 0
             and re.fullmatch(r"(/\d{0,4})?", url.path) is not None)
+
+
+def _is_postgres_url(text: str) -> bool:
+    """As `_is_redis_url`, of a database."""
+    url = _bare_url(text)
+    return (url is not None and url.scheme in ("postgresql", "postgres") and bool(url.hostname)
+            and url.port != 0 and re.fullmatch(r"/[A-Za-z0-9_-]{1,63}", url.path) is not None)
+
+
+def _bare_url(text: str) -> SplitResult | None:
+    """The URL, unless it has more parts than an address."""
+    try:
+        url = urlsplit(text)
+        _ = url.port
+    except ValueError:
+        return None
+    if "@" in text or "?" in text or "#" in text or not text.isprintable() or " " in text:
+        return None
+    return url
 
 
 def _shown(value: Any) -> str:

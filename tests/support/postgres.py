@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 from coordd.engines.postgres import schema
-from coordd.engines.postgres.database import Connection, conninfo
+from coordd.engines.postgres.database import connect, conninfo
 
 from .database import DatabaseMachine
 
@@ -31,15 +31,15 @@ class Databases:
         """Remove a store, open or not."""
         self.machine.drop_database(name)
 
-    def pooled(self, name: str) -> dict[str, str]:
+    def pooled(self, name: str) -> dict[str, Any]:
         """psycopg's parameters, through pgbouncer."""
         return self._parameters(self.machine.pooled_url(name))
 
-    def direct(self, name: str) -> dict[str, str]:
+    def direct(self, name: str) -> dict[str, Any]:
         """psycopg's parameters, to Postgres itself."""
         return self._parameters(self.machine.direct_url(name))
 
-    def _parameters(self, url: str) -> dict[str, str]:
+    def _parameters(self, url: str) -> dict[str, Any]:
         password = self.machine.password_file.read_text(encoding="utf-8")
         return conninfo(url, self.machine.user, password, None)
 
@@ -51,7 +51,7 @@ def upgrade(parameters: dict[str, Any]) -> None:
 
     def run() -> None:
         async def work() -> None:
-            async with await Connection.connect(**parameters, autocommit=True) as connection:
+            async with await connect(parameters) as connection:
                 await schema.upgrade(connection)
 
         try:

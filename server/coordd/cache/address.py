@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -15,7 +14,8 @@ from redis.asyncio.connection import (
 )
 
 from coordd.cache.link import CONNECT_S
-from coordd.settings import Settings, SettingsError
+from coordd.credentials import check_certificates, read_password
+from coordd.settings import Settings
 
 
 def connections(settings: Settings) -> Callable[[], AbstractConnection]:
@@ -28,37 +28,15 @@ def connections(settings: Settings) -> Callable[[], AbstractConnection]:
         "protocol": 2, "driver_info": None, "socket_timeout": None,
         "socket_connect_timeout": CONNECT_S, "socket_read_size": 1 << 18}
     if settings.redis_password_file is not None:
-        wanted |= {"username": settings.redis_user or None, "password": _password(settings)}
+        wanted |= {"username": settings.redis_user or None,
+                   "password": read_password("redis_password_file",
+                                             settings.redis_password_file)}
     if url.scheme == "unix":
         return lambda: UnixDomainSocketConnection(path=unquote(url.path), **wanted)
     wanted |= {"host": url.hostname, "port": url.port or 6379, "db": int(url.path.strip("/") or 0)}
     if url.scheme == "redis":
         return lambda: Connection(**wanted)
     if settings.redis_ca_file is not None:
-        _check_ca(settings)
+        check_certificates("redis_ca_file", settings.redis_ca_file)
         wanted["ssl_ca_certs"] = str(settings.redis_ca_file)
     return lambda: SSLConnection(**wanted)
-
-
-def _password(settings: Settings) -> str:
-    file = settings.redis_password_file
-    assert file is not None  # noqa: S101 - the caller asked
-    try:
-        password = file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is no text"
-        raise SettingsError(f"redis_password_file = \"{file}\": cannot be read ({reason})"
-                            ) from None
-    if not password:
-        raise SettingsError(f"redis_password_file = \"{file}\": holds no password")
-    return password
-
-
-def _check_ca(settings: Settings) -> None:
-    """Else a wrong file would look like a Redis that is away."""
-    try:
-        ssl.create_default_context(cafile=settings.redis_ca_file)
-    except (OSError, ssl.SSLError) as error:
-        reason = error.strerror or str(error)
-        raise SettingsError(f"redis_ca_file = \"{settings.redis_ca_file}\": holds no certificates "
-                            f"({reason})") from None

@@ -25,12 +25,16 @@ def checked(changes: Sequence[Change]) -> list[int]:
             if change.type == "sent":
                 _check_sent(change, known, names)
             elif change.type in _ENTRIES:
-                entry = change.agent_entry or change.group_entry or change.token_entry
-                if not isinstance(entry, _ENTRIES[change.type]):
-                    raise ValueError(f"a change of type {change.type} needs {change.type}_entry")
+                _check_entry(change)
         except ValueError as error:
             raise ImportRefusedError(number, str(error)) from error
     return moments
+
+
+def _check_entry(change: Change) -> None:
+    entry = change.agent_entry or change.group_entry or change.token_entry
+    if not isinstance(entry, _ENTRIES[change.type]):
+        raise ValueError(f"a change of type {change.type} needs {change.type}_entry")
 
 
 def _check_sent(change: Change, known: dict[str, int], names: set[str]) -> None:

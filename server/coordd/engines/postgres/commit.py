@@ -49,7 +49,8 @@ GONE_JSON: Final = MessageJson(b"{}")
 _MARK: Final[LiteralString] = (
     "SELECT * FROM coordd.mark_1(%(shift)s, %(ids)s, %(agents)s, %(types)s)")
 _BARRIER: Final[LiteralString] = """
-INSERT INTO coordd.proof (at) VALUES (now()) ON CONFLICT (singleton) DO UPDATE SET at = excluded.at"""
+INSERT INTO coordd.proof (at) VALUES (now())
+ON CONFLICT (singleton) DO UPDATE SET at = excluded.at"""
 
 _log = logging.getLogger("coordd.postgres")
 

@@ -38,9 +38,9 @@ class Connection(AsyncConnection[Row]):
 
 
 def conninfo(url: str, user: str | None, password: str | None, ca_file: str | None
-             ) -> dict[str, str]:
+             ) -> dict[str, Any]:
     """Parameters for psycopg; the password is not part of any text that could be shown."""
-    found = {"conninfo": url, **_LIBPQ}
+    found: dict[str, Any] = {"conninfo": url, **_LIBPQ}
     if user:
         found["user"] = user
     if password:
@@ -48,6 +48,13 @@ def conninfo(url: str, user: str | None, password: str | None, ca_file: str | No
     if ca_file:
         found |= {"sslmode": "verify-full", "sslrootcert": ca_file}
     return found
+
+
+async def connect(parameters: dict[str, Any]) -> Connection:
+    """A connection of one's own, in no pool."""
+    connection = await Connection.connect(**parameters, autocommit=True)
+    arrays.register(connection)
+    return connection
 
 
 async def _configure(connection: Connection) -> None:
@@ -62,19 +69,19 @@ async def _ping(connection: Connection) -> None:
             await AsyncConnectionPool.check_connection(connection)
 
 
-def _pool(parameters: dict[str, str], name: str, size: int, wait_s: float
+def _pool(parameters: dict[str, Any], name: str, size: int, wait_s: float
           ) -> AsyncConnectionPool[Connection]:
     rest = dict(parameters)
     return AsyncConnectionPool(
-        rest.pop("conninfo"), connection_class=Connection, kwargs={**rest, "autocommit": True}, name=name, min_size=1,
-        max_size=size, timeout=wait_s, max_waiting=0, configure=_configure, check=_ping,
-        max_idle=600, reconnect_timeout=3, open=False)
+        rest.pop("conninfo"), connection_class=Connection, kwargs={**rest, "autocommit": True},
+        name=name, min_size=1, max_size=size, timeout=wait_s, max_waiting=0, configure=_configure,
+        check=_ping, max_idle=600, reconnect_timeout=3, open=False)
 
 
 class Database:
-    """One Postgres, through its pooler. `wait_s` bounds how long a caller waits for a connection."""
+    """One Postgres, through its pooler. `wait_s` bounds a caller's wait for a connection."""
 
-    def __init__(self, parameters: dict[str, str], pool_size: int, wait_s: float) -> None:
+    def __init__(self, parameters: dict[str, Any], pool_size: int, wait_s: float) -> None:
         self.parameters = parameters
         self.readers = _pool(parameters, "readers", pool_size, wait_s)
         self.writers = _pool(parameters, "writers", WRITERS, wait_s)

@@ -183,7 +183,8 @@ async def _write(connection: Connection, plan: Plan, before: int) -> None:
         if plan.claims:
             claims = [claim for claim, _, _ in plan.claims]
             await cursor.execute(_CLAIMS, {
-                "senders": texts([c.sender for c in claims]), "keys": texts([c.key for c in claims]),
+                "senders": texts([c.sender for c in claims]),
+                "keys": texts([c.key for c in claims]),
                 "digests": texts([c.digest for c in claims]),
                 "counts": ints([c.count for c in claims]),
                 "pos": bigints([pos for _, pos, _ in plan.claims]),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
-from psycopg import AsyncConnection
+from coordd.engines.postgres.database import connect
 
 _PING_S: Final = 5.0
 
@@ -14,12 +14,12 @@ _PING_S: Final = 5.0
 class PostgresPush:
     """The notifications of the flushes. `parameters`: of a direct connection."""
 
-    def __init__(self, parameters: dict[str, str]) -> None:
+    def __init__(self, parameters: dict[str, Any]) -> None:
         self._parameters = parameters
 
     async def listen(self, heard: Callable[[str], None], ready: Callable[[], None]) -> None:
         """See `coordd.push.Source`."""
-        async with await AsyncConnection.connect(**self._parameters, autocommit=True) as connection:
+        async with await connect(self._parameters) as connection:
             await connection.execute("LISTEN coordd")
             ready()
             while True:

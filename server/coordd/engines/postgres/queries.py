@@ -16,7 +16,8 @@ message.id, delivery.seq, message.from_agent, delivery.to_agent, message.subject
 message.priority, message.thread_id, message.in_reply_to, message.created_at, message.expires_at,
 delivery.state, delivery.read_at, delivery.acked_at"""
 
-VERSION: Final[LiteralString] = f"CASE WHEN inbox.next_expiry <= {_NOW} THEN 0 ELSE inbox.version END"
+VERSION: Final[LiteralString] = (
+    f"CASE WHEN inbox.next_expiry <= {_NOW} THEN 0 ELSE inbox.version END")
 
 
 def _run(state: LiteralString, order: LiteralString) -> LiteralString:

@@ -12,7 +12,8 @@ from coordd.store import MessageJson
 COLUMNS: Final = ("id", "seq", "from_agent", "to_agent", "subject", "body", "priority",
                   "thread_id", "in_reply_to", "created_at", "expires_at", "state", "read_at",
                   "acked_at")
-_STATES: Final[tuple[Literal["unread", "read", "acknowledged"], ...]] = ("unread", "read", "acknowledged")
+_State = Literal["unread", "read", "acknowledged"]
+_STATES: Final[tuple[_State, ...]] = ("unread", "read", "acknowledged")
 _encode: Final = msgspec.json.Encoder().encode
 
 

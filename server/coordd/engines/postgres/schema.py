@@ -103,11 +103,18 @@ async def upgrade(connection: Connection) -> list[Migration]:
             have = await applied(connection)
             if each.version in {row[0] for row in have}:
                 continue
-            await connection.execute(each.sql)
+            await connection.execute(each.sql, prepare=False)
             await connection.execute(
                 "INSERT INTO coordd.migrations (version, name, servers, sha256) "
                 "VALUES (%s, %s, %s, %s)", (each.version, each.name, each.servers, each.sha256))
             done.append(each)
-    if why := refusal(await applied(connection), known):
-        raise SchemaError(why)
+    await check(connection)
     return done
+
+
+async def check(connection: Connection) -> int:
+    """The schema's version. Raises SchemaError where this server can't work with it."""
+    have = await applied(connection)
+    if why := refusal(have, migrations()):
+        raise SchemaError(why)
+    return int(have[-1][0])

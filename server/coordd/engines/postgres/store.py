@@ -16,7 +16,6 @@ from coordd.engines.postgres.errors import is_lost, translated
 from coordd.engines.postgres.feeding import Feeding
 from coordd.engines.postgres.importing import Importing
 from coordd.engines.postgres.reading import Reading
-from coordd.engines.postgres.schema import SchemaError
 from coordd.engines.postgres.search import BLOCK_MESSAGES, Search
 from coordd.engines.postgres.sending import Send
 from coordd.model import Agent, Group, Mark, Order, Priority, Token
@@ -51,7 +50,7 @@ class PostgresOptions(msgspec.Struct, frozen=True, kw_only=True):
     all of a store's times are: tests move it.
     """
 
-    parameters: dict[str, str]
+    parameters: dict[str, Any]
     pool_size: int = 8
     wait_s: float = 5.0
     pending_max: int = 10_000
@@ -85,9 +84,7 @@ class PostgresStore:
         await self._database.open()
         try:
             async with self._database.readers.connection() as connection:
-                why = schema.refusal(await schema.applied(connection), schema.migrations())
-            if why:
-                raise SchemaError(why)
+                await schema.check(connection)
             [(self.generation, *_)] = await self._database.fetch(queries.STORE)
         except BaseException:
             await self._database.close()

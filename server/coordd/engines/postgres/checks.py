@@ -34,7 +34,7 @@ def checked(changes: Sequence[Change]) -> list[int]:
 def _check_entry(change: Change) -> None:
     entry = change.agent_entry or change.group_entry or change.token_entry
     if not isinstance(entry, _ENTRIES[change.type]):
-        raise ValueError(f"a change of type {change.type} needs {change.type}_entry")
+        raise ValueError(f"a change of type {change.type} needs {change.type}_entry")  # noqa: TRY004
 
 
 def _check_sent(change: Change, known: dict[str, int], names: set[str]) -> None:

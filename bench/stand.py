@@ -104,6 +104,10 @@ class Stand:
             if site.is_up:
                 site.down()
 
+    def versions(self) -> dict[str, str]:
+        """What else the figures depend on, of what this stand has used."""
+        return {}
+
     def _end_servers(self) -> None:
         for daemon in self._servers.values():
             daemon.kill()

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 LARGE_FLUSH: Final = 1600
 SMALL_FLUSH: Final = 64
 COPY_ROWS: Final = 5000
+LARGE_LOOP: Final = f"unnest loop, {LARGE_FLUSH:,} a flush"
+SMALL_LOOP: Final = f"unnest loop, {SMALL_FLUSH} a flush"
+COPY_LOOP: Final = f"COPY loop, {COPY_ROWS:,} a commit"
 AT: Final = "2026-01-01T00:00:00.000000Z"
 
 _TABLE: Final[tuple[LiteralString, ...]] = (

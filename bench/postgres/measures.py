@@ -14,6 +14,7 @@ import msgspec
 from bench.daemon import BenchError
 from bench.figures import percentile, spread
 from bench.postgres import bare, flat, importer
+from bench.postgres.bare import COPY_LOOP, LARGE_LOOP, SMALL_LOOP
 from bench.postgres.plan import plan_of
 from bench.postgres.stand import INBOX
 from bench.results import Limit, Row
@@ -25,14 +26,12 @@ from coordd.engines.postgres.arrays import register, shorts
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from bench.driver import Outcome
     from bench.postgres.stand import PostgresStand
 
 INBOX_RATE: Final = 1000.0
 ROOT: Final = Path(__file__).resolve().parents[2]
 _BARE_S: Final = 2.0
-_LARGE, _SMALL, _COPY = (f"unnest loop, {bare.LARGE_FLUSH:,} a flush",
-                         f"unnest loop, {bare.SMALL_FLUSH} a flush",
-                         f"COPY loop, {bare.COPY_ROWS:,} a commit")
 _MONTH_ASKED: Final = 200
 
 
@@ -41,9 +40,9 @@ def _bare(stand: PostgresStand, found: dict[str, list[float]], *names: str) -> N
     seconds = min(_BARE_S, stand.scale.seconds)
     with stand.connect(stand.store()) as connection:
         loops: dict[str, Callable[[], float]] = {
-            _LARGE: lambda: bare.unnest_per_s(connection, bare.LARGE_FLUSH, seconds),
-            _SMALL: lambda: bare.unnest_per_s(connection, bare.SMALL_FLUSH, seconds),
-            _COPY: lambda: bare.copy_per_s(connection, seconds)}
+            LARGE_LOOP: lambda: bare.unnest_per_s(connection, bare.LARGE_FLUSH, seconds),
+            SMALL_LOOP: lambda: bare.unnest_per_s(connection, bare.SMALL_FLUSH, seconds),
+            COPY_LOOP: lambda: bare.copy_per_s(connection, seconds)}
         for name in names:
             found.setdefault(name, []).append(loops[name]())
 
@@ -58,10 +57,12 @@ def send(stand: PostgresStand) -> None:
     """
     seconds = stand.scale.seconds
     loops: dict[str, list[float]] = {}
-    noop, ours, ten, one = [], [], [], []
+    noop: list[Outcome] = []
+    ours: list[Outcome] = []
+    ten, one = [], []
     for number in range(stand.scale.rounds):
         stand.say(f"  round {number + 1}, bare loops, no-op, 64 senders, ten, one")
-        _bare(stand, loops, _SMALL, _LARGE)
+        _bare(stand, loops, SMALL_LOOP, LARGE_LOOP)
         noop.append(stand.server("noop").load("send", 64, seconds=seconds))
         fresh = stand.server("fresh")
         ours.append(fresh.load("send", 64, seconds=seconds))
@@ -87,10 +88,11 @@ def send(stand: PostgresStand) -> None:
 def batch(stand: PostgresStand) -> None:
     """Batches of 100."""
     loops: dict[str, list[float]] = {}
-    noop, ours = [], []
+    noop: list[Outcome] = []
+    ours: list[Outcome] = []
     for number in range(stand.scale.rounds):
         stand.say(f"  round {number + 1}, bare loops, no-op, ours")
-        _bare(stand, loops, _LARGE, _COPY)
+        _bare(stand, loops, LARGE_LOOP, COPY_LOOP)
         for name, outcomes in (("noop", noop), ("fresh", ours)):
             outcomes.append(stand.server(name).load("batch", 16, seconds=stand.scale.seconds))
     rate = throughput("ours", ours).value
@@ -109,7 +111,7 @@ def import_(stand: PostgresStand) -> None:
     alone, verified = [], []
     for number in range(stand.scale.rounds):
         stand.say(f"  round {number + 1}, bare loops, {stand.scale.imported:,} messages")
-        _bare(stand, loops, _COPY, _LARGE)
+        _bare(stand, loops, COPY_LOOP, LARGE_LOOP)
         stand.release()
         outcome = _import(stand)
         alone.append(stand.scale.imported / outcome.imported_s)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING, Final
 
+from tests.support.database import DatabaseMachine
+from tests.support.postgres import Databases
+from tests.support.redis import RedisServer
+
 from bench.daemon import BenchError, Daemon
 from bench.lab import why_not
 from bench.postgres import stores
 from bench.stand import Scale, Stand
 from bench.workloads import AGENTS
-from tests.support.database import DatabaseMachine
-from tests.support.postgres import Databases
-from tests.support.redis import RedisServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,15 +70,17 @@ class PostgresStand(Stand):
             self._databases = Databases(self._machine)
         return self._machine
 
-    @property
-    def version(self) -> str:
-        """What the database says it is."""
-        with self.connect("postgres") as connection:
-            return connection.info.parameter_status("server_version") or "unknown"
+    def versions(self) -> dict[str, str]:
+        """See Stand."""
+        if self._machine is None:
+            return {}
+        with self._machine.connect(self._machine.direct_url("postgres")) as connection:
+            postgres = connection.info.parameter_status("server_version") or "unknown"
+        return {"Postgres": postgres.split()[0],
+                "pgbouncer": self._machine.on("pgbouncer --version | sed -n 's/^PgBouncer //p'")}
 
     def store(self, name: str = "fresh") -> str:
-        """The database of a store: see the class for its name. Filled when it is first asked for.
-        """
+        """The database of the store of that name, filled when it is first asked for."""
         found = self._stores.get(name)
         if found is None:
             _ = self.machine
@@ -96,7 +99,7 @@ class PostgresStand(Stand):
         self.machine.on("runuser -u postgres -- psql -qc CHECKPOINT")
 
     def settings(self, database: str, *, cached: bool = False) -> str:
-        """coordd's settings of that store."""
+        """The settings with which coordd has that store."""
         machine = self.machine
         text = (f'engine = "postgres"\npostgres_url = "{machine.pooled_url(database)}"\n'
                 f'postgres_direct_url = "{machine.direct_url(database)}"\n'

@@ -21,9 +21,9 @@ _CHUNK: Final = 200_000
 _VARIANTS: Final = 64
 
 _PREPARE: Final[LiteralString] = f"""
-SELECT now() - interval '{MONTHS} months',
-       extract(epoch FROM now() - (now() - interval '{MONTHS} months'))::float8 * 1e6 / %(messages)s,
-       coordd.make_partitions(now() - interval '{MONTHS} months', now() + interval '2 months')"""
+SELECT begin, extract(epoch FROM now() - begin)::float8 * 1e6 / %(messages)s AS step_us,
+       coordd.make_partitions(begin, now() + interval '2 months')
+  FROM (SELECT now() - interval '{MONTHS} months' AS begin) AS span"""
 
 # One message a row. Its id is as this server makes them: UUID version 7, of its own time.
 _ROWS: Final[LiteralString] = """

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import click
 import msgspec
+import psycopg
 from rich.console import Console
 
 from bench import report
@@ -80,8 +81,9 @@ def main(engine: str, quick: bool, only: tuple[str, ...], data: Path, no_bars: b
             if not only or name in only:
                 notes.print(f"{name}:")
                 measure()
+                stand.release()
         machine |= stand.versions()
-    except BenchError as error:
+    except (BenchError, psycopg.Error) as error:
         raise click.ClickException(
             f"{error}\nThe data folders are kept: look at them, then rm -r {stand.folder}"
         ) from error

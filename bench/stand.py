@@ -104,6 +104,9 @@ class Stand:
             if site.is_up:
                 site.down()
 
+    def release(self) -> None:
+        """Let go of what the next measure does not need."""
+
     def versions(self) -> dict[str, str]:
         """What else the figures depend on, of what this stand has used."""
         return {}

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     import psycopg
 
-_BY_INDEX = {"Index Scan", "Index Only Scan"}
+_BY_INDEX = {"Index Scan", "Index Only Scan", "Bitmap Heap Scan"}
 
 
 class Plan:

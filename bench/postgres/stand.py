@@ -124,7 +124,7 @@ class PostgresStand(Stand):
         return found
 
     def release(self) -> None:
-        """End the servers, and drop the empty stores with what was written to them since."""
+        """End the servers, and drop the store that was empty at first."""
         self._end_servers()
         self._servers.clear()
         if self._databases is not None and (fresh := self._stores.pop("fresh", None)):

@@ -178,7 +178,8 @@ class Committer:
 
     async def drain(self) -> None:
         """Wait until nothing is waiting or on its way."""
-        while tasks := [lane.task for lane in (*self._sends, self._marks) if lane.task]:
+        while tasks := [lane.task for lane in self._sends if lane.task] + (
+                [self._marks.task] if self._marks.task else []):
             await asyncio.gather(*tasks)
 
     # Sends.

@@ -22,7 +22,8 @@ SELECT o_at, o_position, o_last_seqs, o_known FROM coordd.send_1(
   %(shift)s, %(notice)s, %(agents)s, %(received)s, %(sent)s,
   %(ids)s, %(senders)s, %(subjects)s, %(bodies)s, %(priorities)s, %(threads)s, %(replies)s,
   %(expires)s, %(expires_us)s, %(counts)s, %(ends)s,
-  %(to)s, %(agent_numbers)s, %(nths)s, %(message_numbers)s,
+  %(to)s, %(agent_numbers)s, %(nths)s,
+  %(to_ids)s, %(to_senders)s, %(to_subjects)s, %(to_priorities)s, %(to_expires_us)s, %(to_ends)s,
   %(claim_senders)s, %(claim_keys)s, %(claim_digests)s, %(claim_counts)s, %(claim_ends)s)"""
 
 _RECEIPTS: Final[LiteralString] = """
@@ -42,6 +43,8 @@ CLAIMS: Final[LiteralString] = """
 SELECT sender, key, digest, count, pos FROM coordd.claims
   JOIN unnest(%(senders)s, %(keys)s) AS given (sender, key) USING (sender, key)"""
 
+_FAN_OUT: Final = ("to_ids", "to_senders", "to_subjects", "to_priorities", "to_expires_us",
+                   "to_ends")
 _MESSAGE_BYTES: Final = 400
 """What a message weighs in the queue besides its body."""
 
@@ -92,7 +95,7 @@ class Flush:
         expires = [d.expires_at for d in drafts]
         expires_us = None
         if expires.count(None) != len(expires):
-            expires_us = bigints([None if text is None else text_to_us(text) for text in expires])
+            expires_us = bigints([_expiry_us(d) for d in drafts])
         self.parameters: dict[str, Any] = {
             "shift": shift_us,
             "notice": None if notice_of is None else payload_of(notice_of, received),
@@ -113,10 +116,22 @@ class Flush:
             "to": names(self.to),
             "agent_numbers": ints([number[name] for name in self.to]),
             "nths": ints(nths),
-            "message_numbers": ints([place for place, count in enumerate(self._counts, 1)
-                                     for _ in range(count)]) if fans_out else None,
+            **(self._fan_out(drafts, ends, expires=expires_us is not None) if fans_out
+               else dict.fromkeys(_FAN_OUT)),
             **self._claims(ends),
         }
+
+    def _fan_out(self, drafts: Sequence[Draft], ends: list[int], *, expires: bool
+                 ) -> dict[str, Any]:
+        """The messages' columns for each delivery."""
+        numbers = [number for number, count in enumerate(self._counts) for _ in range(count)]
+        each = [drafts[number] for number in numbers]
+        columns = (
+            names([self.ids[number] for number in numbers]), names([d.from_agent for d in each]),
+            names([d.subject for d in each]), shorts([PRIORITY_RANK[d.priority] for d in each]),
+            bigints([_expiry_us(d) for d in each]) if expires else None,
+            ints([ends[number] for number in numbers]))
+        return dict(zip(_FAN_OUT, columns, strict=True))
 
     def _claims(self, ends: list[int]) -> dict[str, Any]:
         firsts, first = [], 0
@@ -153,6 +168,10 @@ class Flush:
                 message, delivery = message + 1, end
             found.append(mine)
         return found
+
+
+def _expiry_us(draft: Draft) -> int | None:
+    return None if draft.expires_at is None else text_to_us(draft.expires_at)
 
 
 def receipts_of(rows: Sequence[Row]) -> list[Receipt]:

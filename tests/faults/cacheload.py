@@ -267,7 +267,7 @@ class Load:
 
     async def _compare(self) -> None:
         store = self.store
-        await until(lambda: not store._tasks)  # what ended last is on its way to the cache
+        await until(lambda: not store._refills)  # what ended last is on its way to the cache
         for judge in self.judges.values():
             for query in ({"limit": 1}, {"limit": 100}, {"limit": 300}, {"limit": 100, "after": 20},
                           {"limit": 50, "order": "oldest", "after": max(0, judge.last_seq - 30)}):

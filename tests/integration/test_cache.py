@@ -64,7 +64,7 @@ def draft(to: str = "bob", body: str = "body", **fields: Any) -> Draft:
 
 async def settled(store: CachedStore) -> None:
     """What ended has been given to Redis."""
-    await until(lambda: not store._tasks)
+    await until(lambda: not store._refills)
 
 
 async def is_hit(store: CachedStore, agent: str = "bob", **query: Any) -> bool:

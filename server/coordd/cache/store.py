@@ -41,7 +41,7 @@ class CachedStore(ForwardingStore):
         self._link = link
         self._inboxes = Inboxes(link)
         self._read: dict[str, int] = {}
-        """How many of its newest messages were asked of an inbox since it was last refilled."""
+        """How many of its newest messages were asked of an inbox; 0: none since it was refilled."""
         self._refills: dict[str, asyncio.Task[None]] = {}
         self._closing = False
         self.hits = 0
@@ -109,8 +109,11 @@ class CachedStore(ForwardingStore):
         self.misses += 1
         if order == "newest" and not above:
             return await self._newest(agent, limit)
-        # Not kept: it would take the place of a page that reaches further.
-        return await self.inner.inbox(agent, limit=limit, order=order, after=above or None)
+        page = await self.inner.inbox(agent, limit=limit, order=order, after=above or None)
+        if page.next_cursor is None and agent not in self._read:
+            # Else it would take the place of a page that reaches further.
+            self._inboxes.fill(agent, page, above)
+        return page
 
     async def _newest(self, agent: str, limit: int) -> Page:
         """The newest messages from the store, which are kept."""
@@ -136,7 +139,7 @@ class CachedStore(ForwardingStore):
                ) -> Awaitable[list[Receipt]]:
         """See the port."""
         sending = self.inner.append(drafts, claim)
-        read = {to for draft in drafts for to in draft.recipients if to in self._read}
+        read = {to for draft in drafts for to in draft.recipients if self._read.get(to)}
         if not read:
             return sending
         future = asyncio.ensure_future(sending)
@@ -148,7 +151,8 @@ class CachedStore(ForwardingStore):
                 or sending.exception() is not None):
             return
         for agent in agents:
-            if agent not in self._refills and (limit := self._read.pop(agent, 0)):
+            if agent not in self._refills and (limit := self._read.get(agent, 0)):
+                self._read[agent] = 0
                 task = asyncio.get_running_loop().create_task(self._refill(agent, limit))
                 self._refills[agent] = task
                 task.add_done_callback(lambda _, agent=agent: self._refills.pop(agent))

@@ -74,8 +74,7 @@ class Pages:
                     box.version)
 
     def version(self, agent: str) -> int:
-        """See `Store.version`. An agent that is not known has an inbox all the same: an empty one.
-        """
+        """See `Store.version`. An agent that is not known has an inbox too: an empty one."""
         box = self._index.box_by_name.get(agent)
         return _EMPTY if box is None else box.version
 

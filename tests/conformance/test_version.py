@@ -216,7 +216,7 @@ async def test_amid_writes_a_version_is_one_content_and_none_is_late(store: Stor
             known = answered
             version = await store.version("bob")
             floors[version] = max(known, floors.get(version, 0))
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.002)
 
     readers = [asyncio.ensure_future(read()) for _ in range(4)]
     await asyncio.gather(*(write() for _ in range(4)))

@@ -69,8 +69,7 @@ class Inboxes:
         return blake2b(text, digest_size=_TAG // 2).hexdigest().encode()
 
     def ask(self, agent: str, order: Order, above: int, limit: int) -> asyncio.Future[Any]:
-        """Ask Redis for at most `limit` messages with a seq over `above`; the reply is for `page`.
-        """
+        """Ask Redis for at most `limit` messages with a seq over `above`: a reply for `page`."""
         key, over = self.key(agent), f"({above}"
         if order == "newest":
             wanted: Command = ("ZREVRANGEBYSCORE", key, "+inf", over, "LIMIT", 0, limit)

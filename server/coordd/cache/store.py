@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -82,7 +83,7 @@ class CachedStore(ForwardingStore):
     async def close(self) -> None:
         """As the port says; refills under way are ended first."""
         self._closing = True
-        await asyncio.gather(*self._refills.values())
+        await asyncio.gather(*self._refills.values(), return_exceptions=True)
         await self.inner.close()
         await self._link.close()
 
@@ -153,12 +154,11 @@ class CachedStore(ForwardingStore):
         for agent in agents:
             if agent not in self._refills and (limit := self._read.get(agent, 0)):
                 self._read[agent] = 0
-                task = asyncio.get_running_loop().create_task(self._refill(agent, limit))
-                self._refills[agent] = task
-                task.add_done_callback(lambda _, agent=agent: self._refills.pop(agent))
+                self._refills[agent] = asyncio.create_task(self._refill(agent, limit))
 
     async def _refill(self, agent: str, limit: int) -> None:
         try:
-            await self._newest(agent, limit)
-        except (StoreError, OSError):
-            pass  # who reads the inbox is told
+            with suppress(StoreError, OSError):  # who reads the inbox is told
+                await self._newest(agent, limit)
+        finally:
+            del self._refills[agent]

@@ -131,7 +131,8 @@ async def test_values_of_somebody_else(tmp_path: Path, server: RedisServer) -> N
             head = server.ask("ZRANGE", key, 0, 0)
             if chance.random() < 0.3:  # the head of another version of this format
                 server.ask("ZREM", key, *head)
-                server.ask("ZADD", key, 0, chance.choice((b"v1 0 0 0", b"w" + head[0])))
+                server.ask("ZADD", key, 0, chance.choice(
+                    (head[0][:8] + b"v1 0 0 0", head[0][:8] + b"w" + head[0][9:])))
         except redis.exceptions.ResponseError:
             pass  # of another type already
 
@@ -284,7 +285,7 @@ def uncompared(self: inboxes.Inboxes, agent: str, _version: int, order: Order, a
                limit: int, reply: Any) -> Page | None:
     """`Inboxes._page` of a cache that takes content of any version."""
     heads = reply[0]
-    version = int(heads[0].split()[0][1:]) if heads else 0
+    version = int(heads[0][8:].split()[0][1:]) if heads else 0  # behind the inbox's tag
     return compared(self, agent, version, order, above, limit, reply)
 
 

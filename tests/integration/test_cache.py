@@ -276,6 +276,24 @@ async def test_a_member_in_place_of_ours(store: CachedStore, server: RedisServer
         assert store.errors == errors + 1
 
 
+async def test_another_inbox_with_the_same_version(store: CachedStore, server: RedisServer) -> None:
+    server.ask("FLUSHALL")
+    await store.inbox("bob", limit=10)
+    await until(lambda: bool(server.keys()))
+    [key] = server.keys()
+    await store.append([draft("carol"), draft("dave"), draft("dave")])
+    receipts = await store.append([draft("bob")])
+    await store.mark(receipts[0].id, "bob", "read")
+    assert await store.version("bob") == await store.version("dave")
+    await store.inbox("bob", limit=10)
+    await until(lambda: store._link._queue == [] and server.ask("ZCARD", key) == 2)
+    server.ask("COPY", key, key.replace(b"inbox:bob", b"inbox:dave"))
+    errors = store.errors
+    query: dict[str, Any] = {"limit": 10, "order": "oldest", "after": 2}
+    assert not await is_hit(store, "dave", **query)  # no message of bob's would be shown
+    assert store.errors == errors + 1
+
+
 @pytest.mark.parametrize("seed", range(4))
 async def test_a_random_life(store: CachedStore, server: RedisServer, seed: int) -> None:
     """Every page is the store's, whatever was done before; many come from the cache."""

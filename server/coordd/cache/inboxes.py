@@ -3,8 +3,9 @@
 Key: `coordd:v2:<generation>:inbox:<agent>`; v2 is this format's number. Members:
 
     score 0     the head, `v<version> <last seq> <floor> <messages>`
-    score seq   a message's JSON behind eight characters that only this inbox has
+    score seq   a message's JSON
 
+Each behind eight characters that only this inbox has: another's version may be the same number.
 All messages with a seq above the floor are there; 0: the whole inbox. A set that has another
 number of messages than its head says, or a member without the inbox's eight characters, was
 written by somebody else: it is counted, removed, and never shown.
@@ -101,16 +102,16 @@ class Inboxes:
         heads, size, there, members = reply
         if size == 0:
             return None
-        head = _HEAD.fullmatch(heads[0]) if len(heads) == 1 else None
+        tag = self.tag(agent)
+        if [1 for member in (*heads, *members) if member[:_TAG] != tag]:
+            raise ValueError("another inbox's member")
+        head = _HEAD.fullmatch(heads[0], _TAG) if len(heads) == 1 else None
         if head is None or size - 1 != int(head[4]):
             raise ValueError("another head")
         if int(head[1]) != version:
             return None
         if int(head[3]) > above and (order == "oldest" or there <= limit):
             return None
-        tag = self.tag(agent)
-        if [1 for member in members if member[:_TAG] != tag]:
-            raise ValueError("another inbox's member")
         messages = [MessageJson(member[_TAG:]) for member in members]
         # Decoded here, so that a member that is no message is found out too.
         cursor = None if there <= limit else inbox_cursor(order, seq_of(messages[-1]))
@@ -123,7 +124,7 @@ class Inboxes:
             return
         key, tag = self.key(agent), self.tag(agent)
         head = f"v{page.version} {page.last_seq} {floor} {len(page.messages)}"
-        members: list[Argument] = ["ZADD", key, 0, head]
+        members: list[Argument] = ["ZADD", key, 0, tag + head.encode()]
         for message in page.messages:
             members += (seq_of(message), tag + bytes(message))
         # No script: Redis would make each message a Lua string first, which takes as long as all

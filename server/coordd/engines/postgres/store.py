@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, Final, LiteralString, TypeVar
 
 import msgspec
@@ -110,6 +110,24 @@ class PostgresStore:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.replicas.close()
         await self._database.close()
+
+    def gauges(self) -> Iterable[tuple[str, str, float]]:
+        """For the metrics: (name, help, number)."""
+        pool = self._database.pool.get_stats()
+        yield "coordd_database_connections", "Connections for reads.", pool["pool_size"]
+        yield ("coordd_database_waiters", "Reads that wait for a connection.",
+               pool.get("requests_waiting", 0))
+        if self.replicas:
+            yield "coordd_replicas_usable", "Replicas that answer.", self.replicas.usable
+            yield ("coordd_replica_lag_seconds", "The largest lag of a replica that answers.",
+                   self.replicas.lag_s)
+
+    def counters(self) -> Iterable[tuple[str, str, float]]:
+        """As `gauges`."""
+        if self.replicas:
+            yield "coordd_replica_pages", "Pages that a replica gave.", self.replicas.pages
+            yield ("coordd_replica_passed", "Pages that no replica could give yet.",
+                   self.replicas.passed)
 
     @property
     def waiting(self) -> int:

@@ -213,11 +213,12 @@ class Committer:
             try:
                 async with self._database.writer() as connection:
                     sent = True
-                    return await unbroken(connection, run(connection, query, parameters),
+                    rows = await unbroken(connection, run(connection, query, parameters),
                                           min(left_s, ANSWER_LIMIT_S))
+                return await self._settled(rows, ids) if in_doubt else rows
             except errors.UniqueViolation as error:
                 if in_doubt and error.diag.constraint_name == "messages_id":
-                    return None
+                    return await self._settled([], ids)
                 raise translated(error) from error
             except Exception as error:
                 if not is_lost(error):
@@ -232,11 +233,19 @@ class Committer:
                              " ".join(str(error).split()))
                 await asyncio.sleep(_PAUSE_S)
 
-    async def _stored(self, flush: Flush) -> list[list[Receipt]]:
-        """The receipts of a flush that was found stored. A commit behind it shows that it is as
-        durable as any.
+    async def _settled(self, rows: list[Row], ids: Sequence[str]) -> list[Row] | None:
+        """What `_commit` answers where a try before the one that answered `rows` was lost. Claims
+        may be known because that one stored them, and all that was with them. What was found done
+        is as durable as any once a commit behind it is: of a commit that a second machine did not
+        confirm nothing tells.
         """
         await self._commit(_BARRIER, {})
+        if ids and await self._database.fetch(sending.RECEIPTS_OF_IDS, {"ids": texts(ids[:1])}):
+            return None
+        return rows
+
+    async def _stored(self, flush: Flush) -> list[list[Receipt]]:
+        """The receipts of a flush that was found stored."""
         rows = await self._database.fetch(sending.RECEIPTS_OF_IDS,
                                                   {"ids": texts(flush.ids)})
         receipts = sending.receipts_of(rows)
@@ -256,7 +265,8 @@ class Committer:
             _answer_all(send, send.claim.digest if send.claim else None, mine)
 
     async def _answer_repeats(self, sends: Sequence[Send]) -> None:
-        """Answer sends whose claims the database knows."""
+        """Answer sends whose claims the database knows; as durably as they are stored."""
+        await self._commit(_BARRIER, {})
         claims = [send.claim for send in sends if send.claim is not None]
         rows = await self._database.fetch(CLAIMS, {
             "senders": texts([c.sender for c in claims]), "keys": texts([c.key for c in claims])})

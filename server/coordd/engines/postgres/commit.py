@@ -183,21 +183,27 @@ class Committer:
         sends = _without_twins(taken)
         while sends:
             flush = Flush(sends, self._shift_us(), self._notice_of)
-            rows = await self._commit(SEND, flush.parameters, flush.ids)
-            if rows is None:
-                return self._deliver(flush, await self._stored(flush))
-            at, _, last_seqs, known = rows[0]
-            if known is None:
-                return self._deliver(flush, flush.receipts(at, last_seqs))
-            repeated = flush.claimed(known)
-            await self._answer_repeats(repeated)
+            rows, in_doubt = await self._commit(SEND, flush.parameters, flush.ids)
+            known: list[int] = []
+            if rows is not None:
+                at, _, last_seqs, known = rows[0]
+                if known is None:
+                    return self._deliver(flush, flush.receipts(at, last_seqs))
+            try:
+                # The keys that are known may be those of the try whose answer was lost.
+                if rows is None or (in_doubt and await self._is_stored(flush)):
+                    return self._deliver(flush, await self._stored(flush))
+                repeated = flush.claimed(known)
+                await self._answer_repeats(repeated)
+            except StoreError as error:
+                raise StoreUnknownError(str(error)) from error
             sends = [send for send in sends if send not in repeated]
         return None
 
     async def _commit(self, query: LiteralString, parameters: dict[str, Any],
-                      ids: Sequence[str] = ()) -> list[Row] | None:
-        """Run a write until its outcome is known; None: the messages `ids` were stored by a try
-        whose answer was lost. Raises StoreError.
+                      ids: Sequence[str] = ()) -> tuple[list[Row] | None, bool]:
+        """Run a write until its outcome is known: its rows, and whether the answer to a try before
+        was lost. None: that one stored the messages `ids`. Raises StoreError.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + COMMIT_LIMIT_S
@@ -209,10 +215,10 @@ class Committer:
                 async with self._database.writer() as connection:
                     sent = True
                     return await unbroken(connection, run(connection, query, parameters),
-                                          min(left_s, ANSWER_LIMIT_S))
+                                          min(left_s, ANSWER_LIMIT_S)), in_doubt
             except errors.UniqueViolation as error:
                 if in_doubt and error.diag.constraint_name == "messages_id":
-                    return None
+                    return None, True
                 raise translated(error) from error
             except Exception as error:
                 if not is_lost(error):
@@ -226,6 +232,10 @@ class Committer:
                 _log.warning("a write to the database is tried again: %s",
                              " ".join(str(error).split()))
                 await asyncio.sleep(_PAUSE_S)
+
+    async def _is_stored(self, flush: Flush) -> bool:
+        return bool(await self._database.fetch(sending.RECEIPTS_OF_IDS,
+                                               {"ids": texts(flush.ids[:1])}))
 
     async def _stored(self, flush: Flush) -> list[list[Receipt]]:
         """The receipts of a flush that was found stored. A commit behind it shows that it is as
@@ -265,7 +275,7 @@ class Committer:
     # Marks.
 
     async def _flush_marks(self, taken: list[SetMark]) -> None:
-        rows = await self._commit(_MARK, {
+        rows, _ = await self._commit(_MARK, {
             "shift": self._shift_us(), "ids": texts([m.message_id for m in taken]),
             "agents": texts([m.agent for m in taken]),
             "types": shorts([MARK_TYPES[m.mark] for m in taken])})

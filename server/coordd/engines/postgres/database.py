@@ -22,8 +22,8 @@ Row = tuple[Any, ...]
 T = TypeVar("T")
 
 READ_LIMIT_S: Final = 5.0
-WRITERS: Final = 3
-"""The sends' flush, the marks' flush, and everything else that writes."""
+WRITERS: Final = 4
+"""The sends' two flushes, the marks' flush, and everything else that writes."""
 _PING_AFTER_S: Final = 1.0
 _LIBPQ: Final = {
     "connect_timeout": "4", "tcp_user_timeout": "8000", "keepalives_idle": "5",

@@ -243,34 +243,40 @@ BEGIN
     FROM unnest(p_agents, p_received) WITH ORDINALITY AS given (agent, received, number)
     JOIN counted USING (agent);
   o_last_seqs := array_to_string(v_last_seqs, ',');
-  INSERT INTO coordd.messages (pos, id, from_agent, subject, body, created_at, thread_id,
-                               in_reply_to, expires_at, deliveries, priority)
-  SELECT o_position + given.ends, given.id, given.sender, given.subject, given.body, o_at,
-         given.thread, given.reply, given.expires, given.deliveries, given.priority
-    FROM unnest(p_ids, p_senders, p_subjects, p_bodies, p_priorities, p_threads, p_replies,
-                p_expires, p_counts, p_ends)
-      AS given (id, sender, subject, body, priority, thread, reply, expires, deliveries, ends);
   IF p_message_numbers IS NULL THEN
     -- One delivery a message.
-    INSERT INTO coordd.deliveries (pos, message, seq, expires, priority, to_agent)
-    SELECT o_position + given.number, o_position + given.number,
-           v_last_seqs[given.agent] + given.nth,
-           timestamptz 'epoch' + given.expires_us * interval '1 microsecond',
-           given.priority, given.name
-      FROM unnest(p_to, p_agent_numbers, p_nths, p_priorities, p_expires_us)
-           WITH ORDINALITY AS given (name, agent, nth, priority, expires_us, number);
+    WITH message AS MATERIALIZED (
+      SELECT o_position + given.number AS pos, v_last_seqs[given.agent] + given.nth AS seq, given.*
+        FROM unnest(p_ids, p_senders, p_subjects, p_bodies, p_priorities, p_threads, p_replies,
+                    p_expires, p_expires_us, p_to, p_agent_numbers, p_nths)
+             WITH ORDINALITY AS given (id, sender, subject, body, priority, thread, reply, expires,
+                                       expires_us, name, agent, nth, number)
+    ), stored AS (
+      INSERT INTO coordd.messages (pos, id, from_agent, subject, body, created_at, thread_id,
+                                   in_reply_to, expires_at, deliveries, priority)
+      SELECT pos, id, sender, subject, body, o_at, thread, reply, expires, 1, priority FROM message
+    ), delivered AS (
+      INSERT INTO coordd.deliveries (pos, message, seq, expires, priority, to_agent)
+      SELECT pos, pos, seq, timestamptz 'epoch' + expires_us * interval '1 microsecond', priority,
+             name FROM message)
     INSERT INTO coordd.events (pos, at, seq, type, message_id, from_agent, to_agent, subject)
-    SELECT o_position + given.number, v_now, v_last_seqs[given.agent] + given.nth, 5, given.id,
-           given.sender, given.name, given.subject
-      FROM unnest(p_to, p_agent_numbers, p_nths, p_ids, p_senders, p_subjects)
-           WITH ORDINALITY AS given (name, agent, nth, id, sender, subject, number);
+    SELECT pos, v_now, seq, 5, id, sender, name, subject FROM message;
   ELSE
     WITH message AS MATERIALIZED (
-      SELECT * FROM unnest(p_ids, p_senders, p_subjects, p_priorities, p_expires_us, p_ends)
-        WITH ORDINALITY AS message (id, sender, subject, priority, expires_us, ends, number)
+      SELECT * FROM unnest(p_ids, p_senders, p_subjects, p_bodies, p_priorities, p_threads,
+                           p_replies, p_expires, p_expires_us, p_counts, p_ends)
+        WITH ORDINALITY AS message (id, sender, subject, body, priority, thread, reply, expires,
+                                    expires_us, deliveries, ends, number)
+    ), stored AS (
+      INSERT INTO coordd.messages (pos, id, from_agent, subject, body, created_at, thread_id,
+                                   in_reply_to, expires_at, deliveries, priority)
+      SELECT o_position + ends, id, sender, subject, body, o_at, thread, reply, expires, deliveries,
+             priority
+        FROM message
     ), delivery AS MATERIALIZED (
       SELECT o_position + given.number AS pos, v_last_seqs[given.agent] + given.nth AS seq,
-             given.name, message.*
+             given.name, message.id, message.sender, message.subject, message.priority,
+             message.expires_us, message.ends
         FROM unnest(p_to, p_agent_numbers, p_nths, p_message_numbers)
              WITH ORDINALITY AS given (name, agent, nth, message, number)
         JOIN message ON message.number = given.message

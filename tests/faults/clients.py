@@ -91,7 +91,11 @@ class Client(threading.Thread):
         except BaseException as error:  # noqa: BLE001 - raised again by finish()
             self.error = error
         finally:
-            self.connection.close()
+            self.close()
+
+    def close(self) -> None:
+        """End its connections."""
+        self.connection.close()
 
     def work(self) -> None:
         """One piece of work."""
@@ -166,6 +170,11 @@ class Sender(Client):
         if "ok" not in outcomes:
             time.sleep(0.02)
 
+    def close(self) -> None:
+        super().close()
+        if self.other is not None:
+            self.other.close()
+
     def recipients(self) -> str | list[str]:
         if self.fan_out and self.random.random() < 0.2:
             return self.random.sample(INBOXES, 2)
@@ -238,16 +247,16 @@ class StreamFollower(Follower):
         try:
             http_connection.request("GET", f"/api/v1/inbox/{self.to}/stream",
                                     headers={"Last-Event-ID": str(self.after)})
-            response = http_connection.getresponse()
-            assert response.status == 200 or response.status in REFUSALS, response.status
-            while not self.stopping.is_set() and response.status == 200 and (
-                    port == self.address.port):
-                line = response.readline()
-                if not line.endswith(b"\n"):
-                    break
-                self.answered_s = time.monotonic()
-                if line.startswith(b"data: "):
-                    self.show([json.loads(line.removeprefix(b"data: "))])
+            with http_connection.getresponse() as response:
+                assert response.status == 200 or response.status in REFUSALS, response.status
+                while not self.stopping.is_set() and response.status == 200 and (
+                        port == self.address.port):
+                    line = response.readline()
+                    if not line.endswith(b"\n"):
+                        break
+                    self.answered_s = time.monotonic()
+                    if line.startswith(b"data: "):
+                        self.show([json.loads(line.removeprefix(b"data: "))])
         except (OSError, http.client.HTTPException):
             pass
         finally:

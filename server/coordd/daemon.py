@@ -52,14 +52,21 @@ class Daemon:
             yield "coordd_messages_waiting", "Messages that wait for their commit.", waiting
         if self._push is not None:
             yield "coordd_push_connected", "Whether pushes come.", self._push.connected
-        cache_gauges = getattr(self.store, "cache_gauges", None)
-        if cache_gauges is not None:
-            yield from cache_gauges()
+        for store in self._stores():
+            yield from getattr(store, "gauges", tuple)()
 
     def _counters(self) -> Iterable[tuple[str, str, float]]:
-        cache_counters = getattr(self.store, "cache_counters", None)
-        if cache_counters is not None:
-            yield from cache_counters()
+        if self._push is not None:
+            yield "coordd_pushes_heard", "Pushes of other servers.", self._push.heard
+        for store in self._stores():
+            yield from getattr(store, "counters", tuple)()
+
+    def _stores(self) -> Iterable[object]:
+        """The store, and the one behind it."""
+        yield self.store
+        inner = getattr(self.store, "inner", None)
+        if inner is not None:
+            yield inner
 
     async def open(self) -> None:
         """Open the store and what reads from it. Raises as `Store.open` does."""

@@ -1,7 +1,9 @@
 """Group commit without a timer: what arrives while one flush is on its way goes with the next.
 
-Sends have a lane and marks have one. In a lane one flush is on its way at a time, so the order of
-the calls is the order of every inbox; between lanes and servers the database's lock decides.
+Sends have two lanes and marks have one. In a lane one flush is on its way at a time, so the order
+of its calls is the order of every inbox; between lanes and servers the database's lock decides. A
+sender's calls are all in one lane. The other lane's flush waits at the lock meanwhile: so neither
+the database nor this process is idle while the other one works.
 
 A flush whose answer was lost is sent again with the same ids, until it is known to be stored or the
 time is up. So a database that is restarted or fails over costs its callers a wait; only when the
@@ -13,7 +15,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, Generic, LiteralString, Protocol, TypeVar
 
 from psycopg import errors
@@ -39,7 +42,9 @@ COMMIT_LIMIT_S: Final = 15.0
 """How long a flush is tried: longer than a failover takes. Callers wait no longer than that."""
 ANSWER_LIMIT_S: Final = 8.0
 """How long one try may take; the database gives up waiting for its lock before."""
+_BARRIER_LIMIT_S: Final = 5.0
 _PAUSE_S: Final = 0.1
+SEND_LANES: Final = 2
 _BATCH_MESSAGES: Final = 4096
 _MARKS: Final = 256
 
@@ -148,13 +153,14 @@ class Committer:
         self._notice_of = notice_of
         self.waiting_messages = 0
         self._waiting_bytes = 0
-        self._sends = _Lane(self._flush_sends, _BATCH_MESSAGES, self._settle)
+        self._sends = [_Lane(self._flush_sends, _BATCH_MESSAGES, self._settle)
+                       for _ in range(SEND_LANES)]
         self._marks = _Lane(self._flush_marks, _MARKS, self._settle)
 
     def send(self, operation: Send) -> None:
         """Queue a send. Raises StoreBusyError past the bounds."""
         self._enter(operation)
-        self._sends.add(operation)
+        self._sends[hash(operation.drafts[0].from_agent) % SEND_LANES].add(operation)
 
     def mark(self, operation: SetMark) -> None:
         """As `send`."""
@@ -174,7 +180,8 @@ class Committer:
 
     async def drain(self) -> None:
         """Wait until nothing is waiting or on its way."""
-        while tasks := [lane.task for lane in (self._sends, self._marks) if lane.task]:
+        while tasks := [lane.task for lane in self._sends if lane.task] + (
+                [self._marks.task] if self._marks.task else []):
             await asyncio.gather(*tasks)
 
     # Sends.
@@ -195,12 +202,13 @@ class Committer:
         return None
 
     async def _commit(self, query: LiteralString, parameters: dict[str, Any],
-                      ids: Sequence[str] = ()) -> list[Row] | None:
+                      ids: Sequence[str] = (), limit_s: float = COMMIT_LIMIT_S
+                      ) -> list[Row] | None:
         """Run a write until its outcome is known; None: the messages `ids` were stored by a try
         whose answer was lost. Raises StoreError.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + COMMIT_LIMIT_S
+        deadline = loop.time() + limit_s
         in_doubt = False
         while True:
             left_s = deadline - loop.time()
@@ -208,11 +216,12 @@ class Committer:
             try:
                 async with self._database.writer() as connection:
                     sent = True
-                    return await unbroken(connection, run(connection, query, parameters),
+                    rows = await unbroken(connection, run(connection, query, parameters),
                                           min(left_s, ANSWER_LIMIT_S))
+                return await self._settled(rows, ids) if in_doubt else rows
             except errors.UniqueViolation as error:
                 if in_doubt and error.diag.constraint_name == "messages_id":
-                    return None
+                    return await self._settled([], ids)
                 raise translated(error) from error
             except Exception as error:
                 if not is_lost(error):
@@ -227,13 +236,24 @@ class Committer:
                              " ".join(str(error).split()))
                 await asyncio.sleep(_PAUSE_S)
 
-    async def _stored(self, flush: Flush) -> list[list[Receipt]]:
-        """The receipts of a flush that was found stored. A commit behind it shows that it is as
-        durable as any.
+    async def _settled(self, rows: list[Row], ids: Sequence[str]) -> list[Row] | None:
+        """What `_commit` answers where a try before the one that answered `rows` was lost. Keys
+        may be known because that one stored them, and all that was with them. What was found done
+        is as durable as any once a commit behind it is: of a commit that a second machine did not
+        confirm nothing tells.
         """
-        await self._commit(_BARRIER, {})
-        rows = await self._database.fetch(sending.RECEIPTS_OF_IDS,
-                                                  {"ids": texts(flush.ids)})
+        with _unknown():
+            await self._commit(_BARRIER, {}, limit_s=_BARRIER_LIMIT_S)
+            if ids and await self._database.fetch(sending.RECEIPTS_OF_IDS,
+                                                  {"ids": texts(ids[:1])}):
+                return None
+            return rows
+
+    async def _stored(self, flush: Flush) -> list[list[Receipt]]:
+        """The receipts of a flush that was found stored."""
+        with _unknown():
+            rows = await self._database.fetch(sending.RECEIPTS_OF_IDS,
+                                              {"ids": texts(flush.ids)})
         receipts = sending.receipts_of(rows)
         found, first = [], 0
         for send in flush.sends:
@@ -251,16 +271,19 @@ class Committer:
             _answer_all(send, send.claim.digest if send.claim else None, mine)
 
     async def _answer_repeats(self, sends: Sequence[Send]) -> None:
-        """Answer sends whose claims the database knows."""
+        """Answer sends whose claims the database knows; as durably as they are stored."""
         claims = [send.claim for send in sends if send.claim is not None]
-        rows = await self._database.fetch(CLAIMS, {
-            "senders": texts([c.sender for c in claims]), "keys": texts([c.key for c in claims])})
-        known = {(sender, key): (digest, count, pos) for sender, key, digest, count, pos in rows}
-        for send, claim in zip(sends, claims, strict=True):
-            digest, count, pos = known[claim.sender, claim.key]
-            receipts = sending.receipts_of(await self._database.fetch(
-                sending.RECEIPTS_OF_CLAIM, {"pos": pos, "count": count}))
-            _answer_all(send, digest, receipts)
+        with _unknown():
+            await self._commit(_BARRIER, {}, limit_s=_BARRIER_LIMIT_S)
+            rows = await self._database.fetch(CLAIMS, {
+                "senders": texts([c.sender for c in claims]),
+                "keys": texts([c.key for c in claims])})
+            known = {(sender, key): rest for sender, key, *rest in rows}
+            for send, claim in zip(sends, claims, strict=True):
+                digest, count, pos = known[claim.sender, claim.key]
+                receipts = sending.receipts_of(await self._database.fetch(
+                    sending.RECEIPTS_OF_CLAIM, {"pos": pos, "count": count}))
+                _answer_all(send, digest, receipts)
 
     # Marks.
 
@@ -276,6 +299,15 @@ class Committer:
                 answer(future, GONE_JSON)
             else:
                 answer(future, None if message_id is None else rendered((message_id, *rest)))
+
+
+@contextmanager
+def _unknown() -> Iterator[None]:
+    """Behind a commit: whatever fails there does not say that nothing was stored."""
+    try:
+        yield
+    except StoreError as error:
+        raise StoreUnknownError(str(error)) from error
 
 
 def _without_twins(sends: Sequence[Send]) -> list[Send]:

@@ -86,10 +86,10 @@ def sizes_table(results: Results) -> Table:
         table.add_column(name, justify="right")
     for size in results.sizes:
         table.add_row(
-            f"{size.messages:,}", _spread(size.send), _spread(size.batch),
-            *(_spread(spread([value * 1000 for value in times.values]))
-              for times in (size.inbox_p50, size.inbox_p99, size.stats_p50)),
-            number(size.size_bytes / 2**20))
+            f"{size.messages:,}", *(_spread(each).replace(" ", "\n") for each in (
+                size.send, size.batch, *(spread([value * 1000 for value in times.values])
+                for times in (size.inbox_p50, size.inbox_p99, size.stats_p50)))),
+            number(size.size_bytes / 2**20), end_section=True)
     return table
 
 

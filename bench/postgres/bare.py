@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 LARGE_FLUSH: Final = 1600
 SMALL_FLUSH: Final = 64
 COPY_ROWS: Final = 5000
-LARGE_LOOP: Final = f"unnest loop, {LARGE_FLUSH:,} a flush"
-SMALL_LOOP: Final = f"unnest loop, {SMALL_FLUSH} a flush"
-COPY_LOOP: Final = f"COPY loop, {COPY_ROWS:,} a commit"
+LARGE_LOOP: Final = f"unnest, {LARGE_FLUSH:,} rows"
+SMALL_LOOP: Final = f"unnest, {SMALL_FLUSH} rows"
+COPY_LOOP: Final = f"COPY, {COPY_ROWS:,} rows"
 AT: Final = "2026-01-01T00:00:00.000000Z"
 
 _TABLE: Final[tuple[LiteralString, ...]] = (

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from bench.driver import Outcome
     from bench.postgres.stand import PostgresStand
 
-INBOX_RATE: Final = 1000.0
+INBOX_RATE: Final = 300.0
 STATS_RATE: Final = 100.0
 
 

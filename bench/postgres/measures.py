@@ -21,7 +21,6 @@ from bench.results import Limit, Row
 from bench.stand import server_cpu, throughput
 from bench.workloads import AGENTS
 from coordd.engines.postgres import queries
-from coordd.engines.postgres.arrays import register, shorts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -170,10 +169,9 @@ def _month(stand: PostgresStand, store: str, events: int) -> None:
     agent, (since, until) = AGENTS[7], _month_before(datetime.now(UTC), 6)
     query = queries.EVENTS[True, True]
     values: dict[str, Any] = {
-        "types": shorts([1, 2, 3, 4, 5]), "above": 0, "below": (1 << 63) - 1, "since": since,
+        "types": [1, 2, 3, 4, 5], "above": 0, "below": (1 << 63) - 1, "since": since,
         "until": until, "limit": 101, "agent": agent}
     with stand.connect(stand.store(store)) as connection:
-        register(connection)
         stand.say(f"  events of {agent} in {since:%Y-%m}")
         p99s, bound = [], []
         for _ in range(stand.scale.rounds):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, LiteralString
+import re
+from typing import TYPE_CHECKING, Any, Final, LiteralString
+
+import psycopg
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import psycopg
-
+_PARAMETER: Final = re.compile(r"%\((\w+)\)s")
 _BY_INDEX = {"Index Scan", "Index Only Scan", "Bitmap Heap Scan"}
 
 
@@ -32,12 +34,30 @@ class Plan:
 
 
 def plan_of(connection: psycopg.Connection, query: LiteralString, values: dict[str, Any]) -> Plan:
-    """Run a statement and tell its plan, of these very values."""
-    [(trees,)] = connection.execute(
-        f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {query}", values).fetchall()
-    lines = connection.execute(
-        f"EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, BUFFERS) {query}", values).fetchall()
-    return Plan(trees[0]["Plan"], "\n".join(line for (line,) in lines))
+    """Run a statement and tell its plan: as it is when coordd has it prepared, for any values."""
+    names: list[str] = []
+
+    def numbered(match: re.Match[str]) -> str:
+        if match[1] not in names:
+            names.append(match[1])
+        return f"${names.index(match[1]) + 1}"
+
+    text = _PARAMETER.sub(numbered, query).replace("%%", "%")
+    asked = ", ".join(["%s"] * len(names))
+
+    def explain(options: str) -> list[Any]:
+        cursor = psycopg.ClientCursor(connection)
+        cursor.execute(f"EXPLAIN (ANALYZE, TIMING OFF, {options}) EXECUTE asked ({asked})".encode(),
+                       [values[name] for name in names])
+        return [row for (row,) in cursor.fetchall()]
+
+    # One transaction: pgbouncer may give the next one to another connection.
+    with connection.transaction():
+        connection.execute(f"PREPARE asked AS {text}".encode())
+        [[tree]] = explain("FORMAT JSON")
+        lines = explain("COSTS OFF, BUFFERS")
+        connection.execute("DEALLOCATE asked")
+    return Plan(tree["Plan"], "\n".join(lines))
 
 
 def _nodes(tree: dict[str, Any]) -> Iterator[dict[str, Any]]:

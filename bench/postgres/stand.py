@@ -65,6 +65,9 @@ class PostgresStand(Stand):
             self._machine = DatabaseMachine(self.folder / "machine", big_disk=True)
             try:
                 self._machine.start()
+                # For the end of a fill; by ssh it could take longer than a command may.
+                self._machine.on("runuser -u postgres -- psql -qc "
+                                 f"'GRANT pg_checkpoint TO {self._machine.user}'")
             except AssertionError as error:
                 raise BenchError(f"the database machine does not start: {error}") from error
             self._databases = Databases(self._machine)
@@ -96,7 +99,8 @@ class PostgresStand(Stand):
         self.say(f"  storing {messages:,} messages in {where}")
         stores.fill(lambda: self.machine.connect(self.machine.direct_url(database)), messages,
                     recipients)
-        self.machine.on("runuser -u postgres -- psql -qc CHECKPOINT")
+        with self.machine.connect(self.machine.direct_url(database)) as connection:
+            connection.execute("CHECKPOINT")
 
     def settings(self, database: str, *, cached: bool = False) -> str:
         """The settings with which coordd has that store."""

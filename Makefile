@@ -4,6 +4,7 @@
 PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
 PORT ?=
 MACHINES ?= 1
+ENGINE ?= files
 BIN := .venv/bin
 
 .PHONY: up down lab test test-here test-machines test-database check lint unit bench lock
@@ -52,7 +53,7 @@ unit: .venv/.dev
 	$(BIN)/pytest -q -m "not database" tests/unit tests/conformance
 
 bench: .venv/.dev
-	$(BIN)/python -m bench
+	$(BIN)/python -m bench --engine $(ENGINE)
 
 # The environment. A stamp is younger than the lock that was installed.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+import urllib.request
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +99,13 @@ def site_of(databases: Databases, folder: Path, **more: Any) -> Iterator[Site]:
         yield site
     finally:
         site.close()
+
+
+def gauge(server: Server, name: str) -> float:
+    """What a server's metrics say."""
+    with urllib.request.urlopen(f"{server.url}/metrics", timeout=ANSWER_LIMIT_S) as answer:
+        lines = answer.read().decode().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
 
 
 class Load:

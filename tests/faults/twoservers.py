@@ -61,9 +61,9 @@ class Site:
             "postgres_password_file": self.machine.password_file,
             "admin_token_file": self.folder / "admin", **self.more, **more}
 
-    def start(self, env_of_a: dict[str, str] | None = None) -> None:
-        """Start both."""
-        for number, address in enumerate(self.addresses):
+    def start(self, count: int = 2, env_of_a: dict[str, str] | None = None) -> None:
+        """Start both, or A alone."""
+        for number, address in enumerate(self.addresses[:count]):
             env = env_of_a if number == 0 else None
             server = start(self.folder / f"server-{number}", env=env, **self.settings())
             self.servers.append(server)

@@ -52,14 +52,14 @@ class Daemon:
             yield "coordd_messages_waiting", "Messages that wait for their commit.", waiting
         if self._push is not None:
             yield "coordd_push_connected", "Whether pushes come.", self._push.connected
-        cache_gauges = getattr(self.store, "cache_gauges", None)
-        if cache_gauges is not None:
-            yield from cache_gauges()
+        for store in (self.store, getattr(self.store, "inner", None)):
+            for gauges in ("cache_gauges", "upkeep_gauges"):
+                yield from getattr(store, gauges, tuple)()
 
     def _counters(self) -> Iterable[tuple[str, str, float]]:
-        cache_counters = getattr(self.store, "cache_counters", None)
-        if cache_counters is not None:
-            yield from cache_counters()
+        for store in (self.store, getattr(self.store, "inner", None)):
+            for counters in ("cache_counters", "upkeep_counters"):
+                yield from getattr(store, counters, tuple)()
 
     async def open(self) -> None:
         """Open the store and what reads from it. Raises as `Store.open` does."""

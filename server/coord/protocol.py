@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 RETRIED = (429, 502, 503, 504)
 """Statuses that waiting may mend. 507 is none of them: someone must make room."""
-NOTHING_STORED = ("/problems/overloaded", "/problems/sealed", "/problems/rate-limited")
+NOTHING_STORED = ("/problems/overloaded", "/problems/sealed", "/problems/unavailable",
+                  "/problems/rate-limited")
 """Problems with which the server says that it did not take the request up."""
 
 

@@ -195,7 +195,7 @@ class CachedHarness:
             self._redis.close()
 
     async def _cached(self, inner: Store) -> Store:
-        store = TwiceRead(inner, link(self._redis.url), self.clock.microseconds)
+        store = TwiceRead(inner, link(self._redis.url))
         await store.open_cache()
         self._open.append(store)
         return store

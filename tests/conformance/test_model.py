@@ -11,7 +11,12 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
 from conformance.model import Delivery, Model
 from conformance.reads import counted, decoded, events, feed, inbox, search, sent, thread
@@ -56,6 +61,7 @@ class Life(RuleBasedStateMachine):
         self.harness = type(self).new_harness(Path(self.folder.name))
         self.store = self.run(self.harness.open())
         self.model = Model()
+        self.contents: dict[tuple[str, str, int], tuple[list[bytes], int]] = {}
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         return self.runner.run(work)
@@ -97,8 +103,12 @@ class Life(RuleBasedStateMachine):
             assert [receipt.deliveries for receipt in receipts] == places
             self.model.append(batch, receipts, claim)
 
-    @rule(calls=st.lists(st.lists(drafts, min_size=1, max_size=2), min_size=2, max_size=6))
-    def append_at_once(self, calls: list[list[Draft]]) -> None:
+    @rule(sender=agents,
+          calls=st.lists(st.lists(drafts, min_size=1, max_size=2), min_size=2, max_size=6))
+    def append_at_once(self, sender: str, calls: list[list[Draft]]) -> None:
+        for batch in calls:
+            batch[0].from_agent = sender
+
         async def append() -> Any:
             waiting = [self.store.append(batch) for batch in calls]
             return await asyncio.gather(*waiting, return_exceptions=True)
@@ -217,6 +227,17 @@ class Life(RuleBasedStateMachine):
         if self.model.epoch:
             self.run(target.unseal(self.model.epoch))
         self.store, self.model.sealed = target, None
+
+    @invariant()
+    def a_version_is_one_content(self) -> None:
+        for agent in AGENTS:
+            page = self.run(self.store.inbox(agent, limit=1000))
+            assert self.run(self.store.version(agent)) == page.version
+            content = [bytes(message) for message in page.messages], page.last_seq
+            if page.version:
+                known = self.contents.setdefault(
+                    (self.store.generation, agent, page.version), content)
+                assert known == content
 
     @rule()
     def compare_all(self) -> None:

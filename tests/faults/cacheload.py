@@ -45,6 +45,12 @@ class Unhurried(ForwardingStore):
         await self._wait()
         return page
 
+    async def version(self, agent: str) -> int:
+        await self._wait()
+        version = await self.inner.version(agent)
+        await self._wait()
+        return version
+
     async def mark(self, message_id: str, agent: str, mark: Mark) -> MessageJson | None:
         marked = await self.inner.mark(message_id, agent, mark)
         await self._wait()
@@ -149,10 +155,14 @@ class Judge:
 
 
 class Load:
-    """Senders, markers, readers and followers of a store, until `stop`."""
+    """Senders, markers, readers and followers of a store while it is `running`. `writer`: another
+    server of the same store, by which all is sent and marked and some is read.
+    """
 
-    def __init__(self, store: CachedStore, seed: int, body_bytes: int = 100) -> None:
+    def __init__(self, store: CachedStore, seed: int, body_bytes: int = 100,
+                 writer: CachedStore | None = None) -> None:
         self.store = store
+        self.writer = writer or store
         self.problems: list[str] = []
         self.judges = {agent: Judge(agent, self.problems) for agent in INBOXES}
         self.reads = 0
@@ -182,7 +192,7 @@ class Load:
         if self._sends and self._random.random() < 0.2:  # a client that tries again
             drafts, claim = self._random.choice(self._sends[-self._random.choice((3, 300)):])
         self._sends.append((drafts, claim))
-        sending = asyncio.ensure_future(self.store.append(drafts, claim))
+        sending = asyncio.ensure_future(self.writer.append(drafts, claim))
         if self._random.random() < 0.1:
             await asyncio.sleep(0)
             sending.cancel()  # the client leaves
@@ -210,7 +220,7 @@ class Load:
     async def _mark_one(self, judge: Judge, seq: int, mark: Mark) -> None:
         if mark == "deleted":
             judge.may_be_gone.add(seq)
-        marking = asyncio.ensure_future(self.store.mark(judge.known[seq].id, judge.agent, mark))
+        marking = asyncio.ensure_future(self.writer.mark(judge.known[seq].id, judge.agent, mark))
         if self._random.random() < 0.1:
             await asyncio.sleep(0)
             marking.cancel()
@@ -229,7 +239,8 @@ class Load:
             after = max(0, judge.last_seq - self._random.choice((0, 1, 5, 50, 250)))
         limit = self._random.choice((1, 10, 100, 100, 300))
         # Some pass the cache by: what they have seen no other read may lack.
-        store = self.store.inner if self._random.random() < 0.1 else self.store
+        server = self._random.choice((self.store, self.writer))
+        store = server.inner if self._random.random() < 0.1 else server
         await judge.read(store, order, limit, after)
         self.reads += 1
         await asyncio.sleep(0)
@@ -267,7 +278,8 @@ class Load:
 
     async def _compare(self) -> None:
         store = self.store
-        await until(lambda: not store._tasks)  # what ended last is on its way to the cache
+        for server in (store, self.writer):
+            await until(lambda server=server: not server._refills)
         for judge in self.judges.values():
             for query in ({"limit": 1}, {"limit": 100}, {"limit": 300}, {"limit": 100, "after": 20},
                           {"limit": 50, "order": "oldest", "after": max(0, judge.last_seq - 30)}):

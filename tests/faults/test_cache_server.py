@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PASSWORD = "hush-hush-0815"
-RIGHTS = ("-@all +ping +eval +multi +exec +unlink +del +type +zadd +zrem +zcard +zcount +zrange "
-          "+zrangebyscore +zrevrangebyscore +zremrangebyscore +zremrangebyrank +pexpire")
+RIGHTS = ("-@all +ping +multi +exec +unlink +zadd +zcard +zcount +zrangebyscore +zrevrangebyscore "
+          "+pexpire")
 """What the cache's user needs, for the role that makes one; the keys: `~coordd:*`."""
 LIMIT_S = 30.0
 

@@ -46,7 +46,7 @@ def test_every_file_that_a_run_reads_is_in_the_wheel(wheel: Path) -> None:
         for file in (TOP / folder).rglob("*"):
             if file.is_file():
                 assert f"coordctl/kit_files/{file.relative_to(TOP)}" in names
-    for file in (*(TOP / "control/coordctl").rglob("*.yml"), *(TOP / "server").rglob("*.lua"),
+    for file in (*(TOP / "control/coordctl").rglob("*.yml"), *(TOP / "server").rglob("*.sql"),
                  TOP / "control/coordctl/probe.sh",
                  *(TOP / "control/coordctl/ansible/plugins").rglob("*.py")):
         parts = file.relative_to(TOP).parts[1:]

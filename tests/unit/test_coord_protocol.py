@@ -87,7 +87,9 @@ def test_an_empty_answer_is_none() -> None:
 
 @pytest.mark.parametrize("trouble", [
     REFUSED, TIMED_OUT, BUSY, problem(429, "rate-limited", "Too fast."),
-    problem(503, "sealed", "Moving."), Response(502, {}, b"<html>"), Response(504, {}, b"")])
+    problem(503, "sealed", "Moving."), problem(503, "unavailable", "No database."),
+    problem(503, "unknown-outcome", "Perhaps."), Response(502, {}, b"<html>"),
+    Response(504, {}, b"")])
 def test_what_waiting_may_mend_is_tried_again(trouble: Response | Failure) -> None:
     run = Run(WRITE, [trouble, trouble, ok({"id": "1"})])
     assert run.value == {"id": "1"}
@@ -140,6 +142,15 @@ def test_a_retry_after_past_the_deadline_is_not_waited_for() -> None:
     assert "try again in 60 s" in str(run.error)
     assert "Nothing was stored" in str(run.error)
     assert not run.error.outcome_unknown
+
+
+@pytest.mark.parametrize(("kind", "unknown"), [
+    ("overloaded", False), ("sealed", False), ("unavailable", False), ("unknown-outcome", True)])
+def test_what_the_server_says_of_the_outcome(kind: str, unknown: bool) -> None:
+    run = Run(WRITE, forever(problem(503, kind, "Not now.")))
+    assert isinstance(run.error, errors.Unavailable)
+    assert run.error.outcome_unknown == unknown
+    assert ("--key k-1" in str(run.error)) == unknown
 
 
 @pytest.mark.parametrize(("text", "seconds"), [

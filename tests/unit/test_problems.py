@@ -18,6 +18,8 @@ from coordd.store import (
     StoreError,
     StoreFullError,
     StoreSealedError,
+    StoreUnavailableError,
+    StoreUnknownError,
 )
 
 DOCS = Path(__file__).parents[2] / "docs" / "api.md"
@@ -32,6 +34,7 @@ def test_every_problem_is_documented_with_its_status() -> None:
 
 @pytest.mark.parametrize(("error", "status", "retry"), [
     (StoreBusyError("x"), 503, "1"), (StoreSealedError("x"), 503, "1"),
+    (StoreUnavailableError("x"), 503, "1"), (StoreUnknownError("x"), 503, "1"),
     (StoreFullError("x"), 507, None), (KeyConflictError("x"), 409, None),
     (BadCursorError("x"), 422, None), (ImportRefusedError(3, "no"), 422, None),
     (StoreError("x"), 500, None), (ZeroDivisionError("x"), 500, None),

@@ -49,15 +49,15 @@ def problems_of(route: Route) -> list[Kind]:
     """Every problem that the call may answer."""
     kinds: set[Kind] = {"bad-request", "method-not-allowed", *route.problems}
     if route.access != "public":
-        kinds |= {"no-token", "forbidden", "rate-limited"}
+        kinds |= {"no-token", "forbidden", "rate-limited", "unavailable"}
     if route.path_params or route.query or route.headers or route.body is not None:
         kinds.add("invalid")
     if route.body is not None:
         kinds.add("too-large")
     if route.writes:
-        kinds |= {"overloaded", "sealed", "full"}
+        kinds |= {"overloaded", "sealed", "unknown-outcome", "full"}
     if route.unready:
-        kinds |= {"overloaded", "sealed", "full", "internal"}
+        kinds |= {"overloaded", "sealed", "unavailable", "full", "internal"}
     kinds |= {"invalid", "too-large"}
     return [kind for kind in KINDS if kind in kinds]
 

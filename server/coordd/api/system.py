@@ -15,7 +15,15 @@ from coordd.http.request import JSON, Answer, Request, Response
 from coordd.http.router import Route
 from coordd.metrics import Exporter
 from coordd.problems import Problem
-from coordd.store import Store, StoreBusyError, StoreError, StoreFullError, StoreSealedError
+from coordd.store import (
+    Store,
+    StoreBusyError,
+    StoreError,
+    StoreFullError,
+    StoreSealedError,
+    StoreUnavailableError,
+    StoreUnknownError,
+)
 
 PROOF_HOLDS_S: Final = 1.0
 
@@ -50,6 +58,8 @@ class Readiness:
             raise Problem("full", str(error), status=503) from error
         except StoreBusyError as error:
             raise Problem("overloaded", str(error), headers=(("Retry-After", "1"),)) from error
+        except (StoreUnavailableError, StoreUnknownError) as error:
+            raise Problem("unavailable", str(error), headers=(("Retry-After", "1"),)) from error
         except (StoreError, OSError) as error:
             raise Problem("internal", f"the store cannot write: {error}", status=503) from error
 

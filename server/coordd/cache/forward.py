@@ -27,6 +27,11 @@ class ForwardingStore:
 
     def __init__(self, inner: Store) -> None:
         self.inner = inner
+        self.shared = inner.shared
+
+    @property
+    def generation(self) -> str:
+        return self.inner.generation
 
     @property
     def waiting(self) -> int | None:
@@ -60,6 +65,9 @@ class ForwardingStore:
                     min_priority: Priority | None = None) -> Page:
         return await self.inner.inbox(agent, limit=limit, order=order, after=after, cursor=cursor,
                                       unread=unread, min_priority=min_priority)
+
+    async def version(self, agent: str) -> int:
+        return await self.inner.version(agent)
 
     async def message(self, message_id: str) -> list[MessageJson]:
         return await self.inner.message(message_id)

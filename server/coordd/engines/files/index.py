@@ -35,8 +35,8 @@ _NATIVE_MASK: Final = (1 << 40) - 1
 class Mailbox:
     """What the index knows of one agent. `rows`, `sent` and `changes` rise."""
 
-    __slots__ = ("assigned", "changes", "last_seq", "marks", "name", "number", "rows", "sent",
-                 "unread")
+    __slots__ = ("assigned", "changed", "changes", "last_seq", "marks", "name", "number", "rows",
+                 "sent", "unread")
 
     def __init__(self, number: int, name: str) -> None:
         self.number = number
@@ -53,6 +53,15 @@ class Mailbox:
         self.assigned = 0
         """The last seq given to a message; ahead of `last_seq` while a commit is under way."""
         self.unread = 0
+        self.changed = 0
+        """How often a delivery's state has changed since the store was opened."""
+
+    @property
+    def version(self) -> int:
+        """See `Store.version`. What a page shows changes only by a new delivery, which raises
+        `last_seq`, or by a state, which raises `changed`; neither ever falls.
+        """
+        return 1 + self.last_seq + self.changed
 
 
 @cache
@@ -229,6 +238,7 @@ class Index:
         if state == GONE:
             # A message imported without its body was gone before its other events came.
             return False
+        box.changed += 1
         if gone:
             box.marks[place] = _FIRST_GONE + rank
             self.alive -= 1

@@ -7,7 +7,7 @@ from bisect import bisect_left
 from typing import Final
 
 from coordd.engines.files import records
-from coordd.engines.files.index import GONE, Index, wanted_marks
+from coordd.engines.files.index import GONE, Index, Mailbox, wanted_marks
 from coordd.engines.files.reader import Reader
 from coordd.engines.files.records import EVENT_CODES, EVENT_NAMES, SENT
 from coordd.model import PRIORITY_RANK, Event, Order, Priority
@@ -21,6 +21,7 @@ from coordd.store import (
     inbox_cursor,
 )
 
+_EMPTY: Final = Mailbox(0, "").version
 _CURSOR: Final = re.compile(r"([ab])(\d{1,18})\Z")
 
 
@@ -59,7 +60,7 @@ class Pages:
                 above = max(above, seq)
         box = self._index.box_by_name.get(agent)
         if box is None:
-            return Page([], None, 0)
+            return Page([], None, 0, _EMPTY)
         rank = PRIORITY_RANK[min_priority] if min_priority else len(PRIORITY_RANK) - 1
         places = self._index.inbox_places(
             box, newest=newest, above=above, below=below, limit=limit + 1,
@@ -69,7 +70,13 @@ class Pages:
         if len(places) > limit:
             next_cursor = inbox_cursor("newest" if newest else "oldest",
                                        self._index.seqs[box.rows[places[limit - 1]]])
-        return Page([MessageJson(message) for message in messages], next_cursor, box.last_seq)
+        return Page([MessageJson(message) for message in messages], next_cursor, box.last_seq,
+                    box.version)
+
+    def version(self, agent: str) -> int:
+        """See `Store.version`. An agent that is not known has an inbox too: an empty one."""
+        box = self._index.box_by_name.get(agent)
+        return _EMPTY if box is None else box.version
 
     def sent(self, agent: str, limit: int, cursor: str | None) -> Page:
         """See `Store.sent`."""

@@ -10,6 +10,7 @@ import asyncio
 import fcntl
 import logging
 import os
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
@@ -74,6 +75,8 @@ class FilesOptions:
 class FilesStore:
     """See `coordd.store.Store` for what the methods promise."""
 
+    shared = False
+
     def __init__(self, folder: Path, options: FilesOptions | None = None,
                  disk: Disk | None = None) -> None:
         self._folder = folder
@@ -83,10 +86,12 @@ class FilesStore:
         self._upkeep = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._lock_fd = -1
+        self.generation = ""
 
     # Life.
 
     async def open(self) -> None:
+        self.generation = secrets.token_hex(8)  # versions count from the start of the process
         self._loop = asyncio.get_running_loop()
         ensure_folder(self._disk, self._folder)
         self._take_lock()
@@ -266,6 +271,10 @@ class FilesStore:
         self._expiry.run()
         return self._pages.inbox(agent, limit, order, after, cursor, unread=unread,
                                  min_priority=min_priority)
+
+    async def version(self, agent: str) -> int:
+        self._expiry.run()
+        return self._pages.version(agent)
 
     async def message(self, message_id: str) -> list[MessageJson]:
         self._expiry.run()

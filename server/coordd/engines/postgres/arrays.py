@@ -18,6 +18,7 @@ from psycopg.pq import Format
 
 _TEXT, _INT2, _INT4, _INT8 = 25, 21, 23, 20
 _NULL = b"\xff\xff\xff\xff"
+_SIZES = [size.to_bytes(4, "big") for size in range(4096)]
 
 
 class Texts(bytes):
@@ -44,23 +45,31 @@ def _head(oid: int, count: int, *, nulls: bool = False) -> bytes:
 
 def texts(values: Sequence[str | None]) -> Texts:
     """The column of those texts; None is NULL."""
-    parts = [b""]
-    nulls = False
-    for value in values:
-        if value is None:
-            nulls = True
-            parts.append(_NULL)
-        else:
-            data = value.encode()
-            parts.append(len(data).to_bytes(4, "big"))
-            parts.append(data)
-    parts[0] = _head(_TEXT, len(values), nulls=nulls)
-    return Texts(b"".join(parts))
+    if None in values:
+        parts = [_NULL if value is None else _sized(value.encode()) for value in values]
+        return Texts(_head(_TEXT, len(values), nulls=True) + b"".join(parts))
+    data = [value.encode() for value in values]  # type: ignore[union-attr]
+    sizes = list(map(len, data))
+    parts = [b""] * (2 * len(data))
+    parts[0::2] = (map(_SIZES.__getitem__, sizes) if max(sizes, default=0) < len(_SIZES)
+                   else [size.to_bytes(4, "big") for size in sizes])
+    parts[1::2] = data
+    return Texts(_head(_TEXT, len(values)) + b"".join(parts))
+
+
+def names(values: Sequence[str]) -> Texts:
+    """As `texts`, of few different ones."""
+    data = {value: _sized(value.encode()) for value in set(values)}
+    return Texts(_head(_TEXT, len(values)) + b"".join(map(data.__getitem__, values)))
+
+
+def _sized(data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + data
 
 
 def texts_or_null(values: Sequence[str | None]) -> Texts | None:
     """As `texts`; None, which stands for NULL in every row, where there is no other value."""
-    return texts(values) if any(value is not None for value in values) else None
+    return texts(values) if values.count(None) != len(values) else None
 
 
 def ints(values: Sequence[int]) -> Ints:
@@ -77,8 +86,9 @@ def bigints(values: Sequence[int | None]) -> Bigints:
 
 
 def shorts(values: Sequence[int]) -> Shorts:
-    """The column of those numbers below 2^15."""
-    return Shorts(_head(_INT2, len(values)) + b"".join([pack(">ih", 2, v) for v in values]))
+    """The column of those numbers, few different ones, below 2^15."""
+    data = {value: pack(">ih", 2, value) for value in set(values)}
+    return Shorts(_head(_INT2, len(values)) + b"".join(map(data.__getitem__, values)))
 
 
 def _words(kind: str, size: int, values: Sequence[int]) -> bytes:

@@ -1,7 +1,9 @@
 """Group commit without a timer: what arrives while one flush is on its way goes with the next.
 
-Sends have a lane and marks have one. In a lane one flush is on its way at a time, so the order of
-the calls is the order of every inbox; between lanes and servers the database's lock decides.
+Sends have two lanes and marks have one. In a lane one flush is on its way at a time, so the order
+of its calls is the order of every inbox; between lanes and servers the database's lock decides. A
+sender's calls are all in one lane. The other lane's flush waits at the lock meanwhile: so neither
+the database nor this process is idle while the other one works.
 
 A flush whose answer was lost is sent again with the same ids, until it is known to be stored or the
 time is up. So a database that is restarted or fails over costs its callers a wait; only when the
@@ -40,6 +42,7 @@ COMMIT_LIMIT_S: Final = 15.0
 ANSWER_LIMIT_S: Final = 8.0
 """How long one try may take; the database gives up waiting for its lock before."""
 _PAUSE_S: Final = 0.1
+SEND_LANES: Final = 2
 _BATCH_MESSAGES: Final = 4096
 _MARKS: Final = 256
 
@@ -148,13 +151,14 @@ class Committer:
         self._notice_of = notice_of
         self.waiting_messages = 0
         self._waiting_bytes = 0
-        self._sends = _Lane(self._flush_sends, _BATCH_MESSAGES, self._settle)
+        self._sends = [_Lane(self._flush_sends, _BATCH_MESSAGES, self._settle)
+                       for _ in range(SEND_LANES)]
         self._marks = _Lane(self._flush_marks, _MARKS, self._settle)
 
     def send(self, operation: Send) -> None:
         """Queue a send. Raises StoreBusyError past the bounds."""
         self._enter(operation)
-        self._sends.add(operation)
+        self._sends[hash(operation.drafts[0].from_agent) % SEND_LANES].add(operation)
 
     def mark(self, operation: SetMark) -> None:
         """As `send`."""
@@ -174,7 +178,8 @@ class Committer:
 
     async def drain(self) -> None:
         """Wait until nothing is waiting or on its way."""
-        while tasks := [lane.task for lane in (self._sends, self._marks) if lane.task]:
+        while tasks := [lane.task for lane in self._sends if lane.task] + (
+                [self._marks.task] if self._marks.task else []):
             await asyncio.gather(*tasks)
 
     # Sends.

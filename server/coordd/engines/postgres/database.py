@@ -22,9 +22,10 @@ Row = tuple[Any, ...]
 T = TypeVar("T")
 
 READ_LIMIT_S: Final = 5.0
-WRITERS: Final = 3
-"""The sends' flush, the marks' flush, and everything else that writes."""
+WRITERS: Final = 4
+"""The sends' two flushes, the marks' flush, and everything else that writes."""
 _PING_AFTER_S: Final = 1.0
+_PAUSE_S: Final = 0.05
 _LIBPQ: Final = {
     "connect_timeout": "4", "tcp_user_timeout": "8000", "keepalives_idle": "5",
     "keepalives_interval": "2", "keepalives_count": "3", "application_name": "coordd",
@@ -78,18 +79,40 @@ def _pool(parameters: dict[str, Any], name: str, size: int, wait_s: float
         check=_ping, max_idle=600, reconnect_timeout=3, open=False)
 
 
-class Database:
-    """One Postgres, through its pooler. `wait_s` bounds a caller's wait for a connection."""
+class Readers:
+    """A pool for reads of one Postgres. `wait_s` bounds a caller's wait for a connection."""
+
+    def __init__(self, parameters: dict[str, Any], size: int, wait_s: float) -> None:
+        self.pool = _pool(parameters, "readers", size, wait_s)
+
+    async def fetch(self, query: LiteralString, parameters: dict[str, Any] | None = None, *,
+                    limit_s: float = READ_LIMIT_S) -> list[Row]:
+        """A read's rows. Where a connection is lost it is read again, which is harmless, until the
+        time is up. Raises StoreError.
+        """
+        deadline = time.monotonic() + limit_s
+        while True:
+            try:
+                async with (asyncio.timeout(deadline - time.monotonic()),
+                            self.pool.connection() as connection):
+                    return await run(connection, query, parameters)
+            except Exception as error:
+                if not is_lost(error) or time.monotonic() + _PAUSE_S >= deadline:
+                    raise translated(error) from error
+                await asyncio.sleep(_PAUSE_S)
+
+
+class Database(Readers):
+    """One Postgres, through its pooler."""
 
     def __init__(self, parameters: dict[str, Any], pool_size: int, wait_s: float) -> None:
-        self.parameters = parameters
-        self.readers = _pool(parameters, "readers", pool_size, wait_s)
-        self.writers = _pool(parameters, "writers", WRITERS, wait_s)
+        super().__init__(parameters, pool_size, wait_s)
+        self._writers = _pool(parameters, "writers", WRITERS, wait_s)
 
     async def open(self) -> None:
         """Connect. Raises StoreUnavailableError."""
         try:
-            for pool in (self.readers, self.writers):
+            for pool in (self.pool, self._writers):
                 await pool.open(wait=True, timeout=10)
         except Exception as error:
             await self.close()
@@ -97,28 +120,13 @@ class Database:
 
     async def close(self) -> None:
         """End all connections."""
-        for pool in (self.readers, self.writers):
+        for pool in (self.pool, self._writers):
             await pool.close(timeout=2)
-
-    async def fetch(self, query: LiteralString, parameters: dict[str, Any] | None = None
-                    ) -> list[Row]:
-        """A read's rows. A connection that was lost is replaced once: reading twice is harmless.
-
-        Raises StoreError.
-        """
-        for last in (False, True):
-            try:
-                async with asyncio.timeout(READ_LIMIT_S), self.readers.connection() as connection:
-                    return await run(connection, query, parameters)
-            except Exception as error:
-                if last or not is_lost(error):
-                    raise translated(error) from error
-        raise AssertionError
 
     @asynccontextmanager
     async def writer(self) -> AsyncGenerator[Connection]:
         """A connection of the writers' pool; psycopg's errors pass through."""
-        async with self.writers.connection() as connection:
+        async with self._writers.connection() as connection:
             yield connection
 
 

@@ -14,6 +14,7 @@ from coordd.engines.postgres.arrays import shorts, texts
 from coordd.engines.postgres.commit import EVENT_TYPES
 from coordd.engines.postgres.database import Database, Row
 from coordd.engines.postgres.rendering import rendered
+from coordd.engines.postgres.replicas import Replicas
 from coordd.model import PRIORITY_RANK, Event, Order, Priority
 from coordd.store import (
     AgentStats,
@@ -43,8 +44,10 @@ def read_cursor(cursor: str, letters: str = "ab") -> tuple[str, int]:
 class Reading:
     """The reads of one store. `shift_us`: see `PostgresOptions`."""
 
-    def __init__(self, database: Database, shift_us: Callable[[], int]) -> None:
+    def __init__(self, database: Database, replicas: Replicas, shift_us: Callable[[], int]
+                 ) -> None:
         self._database = database
+        self._replicas = replicas
         self._shift_us = shift_us
         self._size = (0, -_SIZE_HOLDS_S)
         self._asked: dict[str, asyncio.Future[int]] = {}
@@ -63,9 +66,14 @@ class Reading:
             else:
                 above = max(above, seq)
         rank = PRIORITY_RANK[min_priority] if min_priority else len(PRIORITY_RANK)
-        rows = await self._database.fetch(queries.INBOX[newest, unread], {
-            "agent": agent, "above": min(above, HIGHEST), "below": below, "rank": rank,
-            "limit": limit + 1, "shift": self._shift_us()})
+        query = queries.INBOX[newest, unread]
+        parameters = {"agent": agent, "above": min(above, HIGHEST), "below": below, "rank": rank,
+                      "limit": limit + 1, "shift": self._shift_us()}
+        rows = None
+        if self._replicas and (version := await self.version(agent)):
+            rows = await self._replicas.inbox(version, query, parameters)
+        if rows is None:
+            rows = await self._database.fetch(query, parameters)
         if not rows:
             return Page([], None, 0)
         last_seq, version = rows[0][:2]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections import Counter
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, Final, LiteralString
 
-from coordd.engines.postgres.arrays import bigints, ints, shorts, texts, texts_or_null
+from coordd.engines.postgres.arrays import bigints, ints, names, shorts, texts, texts_or_null
 from coordd.engines.postgres.database import Row
 from coordd.engines.times import text_to_us
 from coordd.model import PRIORITY_RANK
@@ -20,7 +22,8 @@ SELECT o_at, o_position, o_last_seqs, o_known FROM coordd.send_1(
   %(shift)s, %(notice)s, %(agents)s, %(received)s, %(sent)s,
   %(ids)s, %(senders)s, %(subjects)s, %(bodies)s, %(priorities)s, %(threads)s, %(replies)s,
   %(expires)s, %(expires_us)s, %(counts)s, %(ends)s,
-  %(to)s, %(agent_numbers)s, %(nths)s, %(message_numbers)s,
+  %(to)s, %(agent_numbers)s, %(nths)s,
+  %(to_ids)s, %(to_senders)s, %(to_subjects)s, %(to_priorities)s, %(to_expires_us)s, %(to_ends)s,
   %(claim_senders)s, %(claim_keys)s, %(claim_digests)s, %(claim_counts)s, %(claim_ends)s)"""
 
 _RECEIPTS: Final[LiteralString] = """
@@ -40,6 +43,8 @@ CLAIMS: Final[LiteralString] = """
 SELECT sender, key, digest, count, pos FROM coordd.claims
   JOIN unnest(%(senders)s, %(keys)s) AS given (sender, key) USING (sender, key)"""
 
+_FAN_OUT: Final = ("to_ids", "to_senders", "to_subjects", "to_priorities", "to_expires_us",
+                   "to_ends")
 _MESSAGE_BYTES: Final = 400
 """What a message weighs in the queue besides its body."""
 
@@ -69,9 +74,12 @@ class Flush:
         drafts = [draft for send in sends for draft in send.drafts]
         self.ids = _new_ids(len(drafts))
         self._threads = [d.thread_id for d in drafts]
-        self._counts = [len(d.recipients) for d in drafts]
-        fans_out = any(count != 1 for count in self._counts)
+        senders = [d.from_agent for d in drafts]
         self.to = [name for d in drafts for name in d.recipients]
+        self._counts = [1] * len(drafts)
+        fans_out = len(self.to) != len(drafts)
+        if fans_out:
+            self._counts = [len(d.recipients) for d in drafts]
         received: dict[str, int] = {}
         self.nths: list[int] = []
         nths = self.nths
@@ -79,19 +87,15 @@ class Flush:
             nth = received.get(name, 0) + 1
             received[name] = nth
             nths.append(nth)
-        sent: dict[str, int] = {}
-        for draft, count in zip(drafts, self._counts, strict=True):
-            sent[draft.from_agent] = sent.get(draft.from_agent, 0) + count
+        sent = Counter(senders) if not fans_out else Counter(
+            [name for name, count in zip(senders, self._counts, strict=True) for _ in range(count)])
         self.agents = sorted(received.keys() | sent.keys())
         number = {name: place for place, name in enumerate(self.agents, 1)}
-        ends, end = [], 0
-        for count in self._counts:
-            end += count
-            ends.append(end)
+        ends = list(accumulate(self._counts))
         expires = [d.expires_at for d in drafts]
         expires_us = None
-        if any(text is not None for text in expires):
-            expires_us = bigints([None if text is None else text_to_us(text) for text in expires])
+        if expires.count(None) != len(expires):
+            expires_us = bigints([_expiry_us(d) for d in drafts])
         self.parameters: dict[str, Any] = {
             "shift": shift_us,
             "notice": None if notice_of is None else payload_of(notice_of, received),
@@ -99,7 +103,7 @@ class Flush:
             "received": ints([received.get(name, 0) for name in self.agents]),
             "sent": ints([sent.get(name, 0) for name in self.agents]),
             "ids": texts(self.ids),
-            "senders": texts([d.from_agent for d in drafts]),
+            "senders": names(senders),
             "subjects": texts([d.subject for d in drafts]),
             "bodies": texts([d.body for d in drafts]),
             "priorities": shorts([PRIORITY_RANK[d.priority] for d in drafts]),
@@ -109,13 +113,25 @@ class Flush:
             "expires_us": expires_us,
             "counts": ints(self._counts),
             "ends": ints(ends),
-            "to": texts(self.to),
+            "to": names(self.to),
             "agent_numbers": ints([number[name] for name in self.to]),
             "nths": ints(nths),
-            "message_numbers": ints([place for place, count in enumerate(self._counts, 1)
-                                     for _ in range(count)]) if fans_out else None,
+            **(self._fan_out(drafts, ends, expires=expires_us is not None) if fans_out
+               else dict.fromkeys(_FAN_OUT)),
             **self._claims(ends),
         }
+
+    def _fan_out(self, drafts: Sequence[Draft], ends: list[int], *, expires: bool
+                 ) -> dict[str, Any]:
+        """The messages' columns for each delivery."""
+        numbers = [number for number, count in enumerate(self._counts) for _ in range(count)]
+        each = [drafts[number] for number in numbers]
+        columns = (
+            names([self.ids[number] for number in numbers]), names([d.from_agent for d in each]),
+            names([d.subject for d in each]), shorts([PRIORITY_RANK[d.priority] for d in each]),
+            bigints([_expiry_us(d) for d in each]) if expires else None,
+            ints([ends[number] for number in numbers]))
+        return dict(zip(_FAN_OUT, columns, strict=True))
 
     def _claims(self, ends: list[int]) -> dict[str, Any]:
         firsts, first = [], 0
@@ -123,14 +139,14 @@ class Flush:
             if send.claim is not None:
                 firsts.append((send.claim, ends[first]))
             first += send.messages
-        names = ("claim_senders", "claim_keys", "claim_digests", "claim_counts", "claim_ends")
+        keys = ("claim_senders", "claim_keys", "claim_digests", "claim_counts", "claim_ends")
         if not firsts:
-            return dict.fromkeys(names)
+            return dict.fromkeys(keys)
         claims = [claim for claim, _ in firsts]
         columns = (texts([c.sender for c in claims]), texts([c.key for c in claims]),
                    texts([c.digest for c in claims]), ints([c.count for c in claims]),
                    ints([end for _, end in firsts]))
-        return dict(zip(names, columns, strict=True))
+        return dict(zip(keys, columns, strict=True))
 
     def claimed(self, places: Sequence[int]) -> list[Send]:
         """The sends of the claims at those places, counted from 1."""
@@ -152,6 +168,10 @@ class Flush:
                 message, delivery = message + 1, end
             found.append(mine)
         return found
+
+
+def _expiry_us(draft: Draft) -> int | None:
+    return None if draft.expires_at is None else text_to_us(draft.expires_at)
 
 
 def receipts_of(rows: Sequence[Row]) -> list[Receipt]:

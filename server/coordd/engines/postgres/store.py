@@ -17,6 +17,7 @@ from coordd.engines.postgres.errors import is_lost, translated
 from coordd.engines.postgres.feeding import Feeding
 from coordd.engines.postgres.importing import Importing
 from coordd.engines.postgres.reading import Reading
+from coordd.engines.postgres.replicas import Replica, Replicas
 from coordd.engines.postgres.search import BLOCK_MESSAGES, Search
 from coordd.engines.postgres.sending import Send
 from coordd.engines.postgres.upkeep import Policy, Upkeep
@@ -51,6 +52,7 @@ class PostgresOptions(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     parameters: dict[str, Any]
+    replicas: tuple[dict[str, Any], ...] = ()
     pool_size: int = 8
     wait_s: float = 5.0
     pending_max: int = 10_000
@@ -73,7 +75,10 @@ class PostgresStore:
         self._shift_us = options.shift_us
         self._database = Database(options.parameters, options.pool_size, options.wait_s)
         self._listeners: list[Callable[[str, int], None]] = []
-        self._reading = Reading(self._database, options.shift_us)
+        self.replicas = Replicas(self._database, [
+            Replica(parameters, options.pool_size, options.wait_s)
+            for parameters in options.replicas])
+        self._reading = Reading(self._database, self.replicas, options.shift_us)
         self._feeding = Feeding(self._database)
         self._importing = Importing(self._database)
         self._search = Search(self._database, options.search_block)
@@ -90,12 +95,13 @@ class PostgresStore:
         self._loop = asyncio.get_running_loop()
         await self._database.open()
         try:
-            async with self._database.readers.connection() as connection:
+            async with self._database.pool.connection() as connection:
                 await schema.check(connection)
             [(self.generation, *_)] = await self._database.fetch(queries.STORE)
         except BaseException:
             await self._database.close()
             raise
+        await self.replicas.open()
         self._committer = Committer(
             self._database, self._listeners, self._shift_us, self._options.pending_max,
             self._options.pending_bytes_max, self._options.notice_of)
@@ -108,6 +114,7 @@ class PostgresStore:
         await self._committer.drain()
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.replicas.close()
         await self._database.close()
 
     @property

@@ -202,14 +202,19 @@ BEGIN
 END $$;
 SELECT coordd.make_partitions(now(), now() + interval '2 months');
 
+-- Statements are planned once a connection, for any values: planning a page anew would take longer
+-- than reading it. The role's, so that it holds behind a pooler too.
+ALTER ROLE CURRENT_USER SET plan_cache_mode = force_generic_plan;
+
 -- Store messages, all or none. Answers the time, the position before the first event, and the
 -- last seqs before of the agents of p_agents, in their order. Where claims are known it stores
 -- nothing and answers their places in p_claim_keys.
 --
 -- p_agents: the distinct senders and recipients, ordered; p_received, p_sent: their counts here.
 -- Messages: p_ids to p_ends, the last being the number of deliveries up to and with the message's.
--- Deliveries: p_to, its place in p_agents, how many before it here went to the same inbox, plus
--- one, and the number of its message. Claims: p_claim_ends is p_ends of the first message.
+-- Deliveries: p_to, its place in p_agents, and how many before it here went to the same inbox, plus
+-- one; p_to_…: its message's columns again, NULL where each message has one delivery (no join, whose
+-- plan could only guess how many there are). Claims: p_claim_ends is p_ends of the first message.
 -- NULL arrays stand for NULL in every row.
 CREATE FUNCTION coordd.send_1(
   p_shift_us bigint, p_notice text,
@@ -217,7 +222,9 @@ CREATE FUNCTION coordd.send_1(
   p_ids text[], p_senders text[], p_subjects text[], p_bodies text[], p_priorities smallint[],
   p_threads text[], p_replies text[], p_expires text[], p_expires_us bigint[], p_counts integer[],
   p_ends integer[],
-  p_to text[], p_agent_numbers integer[], p_nths integer[], p_message_numbers integer[],
+  p_to text[], p_agent_numbers integer[], p_nths integer[],
+  p_to_ids text[], p_to_senders text[], p_to_subjects text[], p_to_priorities smallint[],
+  p_to_expires_us bigint[], p_to_ends integer[],
   p_claim_senders text[], p_claim_keys text[], p_claim_digests text[], p_claim_counts integer[],
   p_claim_ends integer[],
   OUT o_at text, OUT o_position bigint, OUT o_last_seqs text, OUT o_known integer[]
@@ -261,37 +268,38 @@ BEGIN
     FROM unnest(p_agents, p_received) WITH ORDINALITY AS given (agent, received, number)
     JOIN counted USING (agent);
   o_last_seqs := array_to_string(v_last_seqs, ',');
-  INSERT INTO coordd.messages (pos, id, from_agent, subject, body, created_at, thread_id,
-                               in_reply_to, expires_at, deliveries, priority)
-  SELECT o_position + given.ends, given.id, given.sender, given.subject, given.body, o_at,
-         given.thread, given.reply, given.expires, given.deliveries, given.priority
-    FROM unnest(p_ids, p_senders, p_subjects, p_bodies, p_priorities, p_threads, p_replies,
-                p_expires, p_counts, p_ends)
-      AS given (id, sender, subject, body, priority, thread, reply, expires, deliveries, ends);
-  IF p_message_numbers IS NULL THEN
+  IF p_to_ids IS NULL THEN
     -- One delivery a message.
-    INSERT INTO coordd.deliveries (pos, message, seq, expires, priority, to_agent)
-    SELECT o_position + given.number, o_position + given.number,
-           v_last_seqs[given.agent] + given.nth,
-           timestamptz 'epoch' + given.expires_us * interval '1 microsecond',
-           given.priority, given.name
-      FROM unnest(p_to, p_agent_numbers, p_nths, p_priorities, p_expires_us)
-           WITH ORDINALITY AS given (name, agent, nth, priority, expires_us, number);
-    INSERT INTO coordd.events (pos, at, seq, type, message_id, from_agent, to_agent, subject)
-    SELECT o_position + given.number, v_now, v_last_seqs[given.agent] + given.nth, 5, given.id,
-           given.sender, given.name, given.subject
-      FROM unnest(p_to, p_agent_numbers, p_nths, p_ids, p_senders, p_subjects)
-           WITH ORDINALITY AS given (name, agent, nth, id, sender, subject, number);
-  ELSE
     WITH message AS MATERIALIZED (
-      SELECT * FROM unnest(p_ids, p_senders, p_subjects, p_priorities, p_expires_us, p_ends)
-        WITH ORDINALITY AS message (id, sender, subject, priority, expires_us, ends, number)
-    ), delivery AS MATERIALIZED (
-      SELECT o_position + given.number AS pos, v_last_seqs[given.agent] + given.nth AS seq,
-             given.name, message.*
-        FROM unnest(p_to, p_agent_numbers, p_nths, p_message_numbers)
-             WITH ORDINALITY AS given (name, agent, nth, message, number)
-        JOIN message ON message.number = given.message
+      SELECT o_position + given.number AS pos, v_last_seqs[given.agent] + given.nth AS seq, given.*
+        FROM unnest(p_ids, p_senders, p_subjects, p_bodies, p_priorities, p_threads, p_replies,
+                    p_expires, p_expires_us, p_to, p_agent_numbers, p_nths)
+             WITH ORDINALITY AS given (id, sender, subject, body, priority, thread, reply, expires,
+                                       expires_us, name, agent, nth, number)
+    ), stored AS (
+      INSERT INTO coordd.messages (pos, id, from_agent, subject, body, created_at, thread_id,
+                                   in_reply_to, expires_at, deliveries, priority)
+      SELECT pos, id, sender, subject, body, o_at, thread, reply, expires, 1, priority FROM message
+    ), delivered AS (
+      INSERT INTO coordd.deliveries (pos, message, seq, expires, priority, to_agent)
+      SELECT pos, pos, seq, timestamptz 'epoch' + expires_us * interval '1 microsecond', priority,
+             name FROM message)
+    INSERT INTO coordd.events (pos, at, seq, type, message_id, from_agent, to_agent, subject)
+    SELECT pos, v_now, seq, 5, id, sender, name, subject FROM message;
+  ELSE
+    INSERT INTO coordd.messages (pos, id, from_agent, subject, body, created_at, thread_id,
+                                 in_reply_to, expires_at, deliveries, priority)
+    SELECT o_position + ends, id, sender, subject, body, o_at, thread, reply, expires, deliveries,
+           priority
+      FROM unnest(p_ids, p_senders, p_subjects, p_bodies, p_priorities, p_threads, p_replies,
+                  p_expires, p_counts, p_ends)
+        AS given (id, sender, subject, body, priority, thread, reply, expires, deliveries, ends);
+    WITH delivery AS MATERIALIZED (
+      SELECT o_position + given.number AS pos, v_last_seqs[given.agent] + given.nth AS seq, given.*
+        FROM unnest(p_to, p_agent_numbers, p_nths, p_to_ids, p_to_senders, p_to_subjects,
+                    p_to_priorities, p_to_expires_us, p_to_ends)
+             WITH ORDINALITY AS given (name, agent, nth, id, sender, subject, priority, expires_us,
+                                       ends, number)
     ), delivered AS (
       INSERT INTO coordd.deliveries (pos, message, seq, expires, priority, to_agent)
       SELECT pos, o_position + ends, seq,

@@ -11,6 +11,7 @@ import configparser
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Coroutine
 from contextlib import suppress
 from datetime import timedelta
@@ -63,9 +64,10 @@ class FolderArchive:
     def _put(self, name: str, file: Path) -> None:
         target = self._folder / name
         self._make_folder(target.parent)
-        beside = target.with_name(f".{target.name}.tmp")
+        # Two servers may write the same file.
+        descriptor, name = tempfile.mkstemp(".tmp", f".{target.name}.", target.parent)
+        beside = Path(name)
         try:
-            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(descriptor, "wb") as out, file.open("rb") as source:
                 shutil.copyfileobj(source, out, 1 << 20)
                 out.flush()

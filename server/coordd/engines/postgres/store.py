@@ -84,7 +84,7 @@ class PostgresStore:
         self._search = Search(self._database, options.search_block)
         self._archiving = Archiving(self._database, options.archive, options.shift_us,
                                     find=options.archive_find)
-        self._upkeep = Upkeep(self._database, options.shift_us, self._expire, self._search,
+        self._upkeep = Upkeep(options.parameters, options.shift_us, self._expire, self._search,
                               self._archiving, options.policy)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False

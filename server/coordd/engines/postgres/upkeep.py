@@ -28,7 +28,7 @@ from typing import Any, Final, LiteralString, NamedTuple
 
 from coordd.archive import ArchiveError
 from coordd.engines.postgres.archiving import Archiving, Do
-from coordd.engines.postgres.database import Connection, Database, Row, connect, run, unbroken
+from coordd.engines.postgres.database import Connection, Row, connect, run, unbroken
 from coordd.engines.postgres.errors import translated
 from coordd.engines.postgres.search import Search
 from coordd.store import StoreError
@@ -90,12 +90,14 @@ class Policy(NamedTuple):
 
 
 class Upkeep:
-    """Of one server. `expire` records a part of what has expired and answers how much."""
+    """Of one server. `parameters`: of its connections. `expire` records a part of what has expired
+    and answers how much.
+    """
 
-    def __init__(self, database: Database, shift_us: Callable[[], int],
+    def __init__(self, parameters: dict[str, Any], shift_us: Callable[[], int],
                  expire: Callable[[], Awaitable[int]], search: Search, archiving: Archiving,
                  policy: Policy) -> None:
-        self._database = database
+        self._parameters = parameters
         self._shift_us = shift_us
         self._expire = expire
         self._search = search
@@ -180,7 +182,7 @@ class Upkeep:
     async def _jobs(self, *, now: bool) -> None:
         """On a connection of its own: a slow archive or a large month is in nobody's way."""
         try:
-            connection = await connect(self._database.parameters)
+            connection = await connect(self._parameters)
         except Exception as error:
             raise translated(error) from error
         async with connection:

@@ -182,10 +182,11 @@ BEGIN
   WHILE v_month <= p_to LOOP
     v_name := 'events_' || to_char(v_month, 'YYYY_MM');
     IF to_regclass('coordd.' || v_name) IS NULL THEN
-      -- Not two at once; the other one may have made it.
+      -- Not two at once; the other one may have made it, which to_regclass would not see here.
       PERFORM pg_advisory_xact_lock(hashtext('coordd partitions'));
     END IF;
-    IF to_regclass('coordd.' || v_name) IS NULL THEN
+    IF NOT EXISTS (SELECT FROM pg_class
+                    WHERE relname = v_name AND relnamespace = 'coordd'::regnamespace) THEN
       EXECUTE format('CREATE TABLE coordd.%I (LIKE coordd.events)', v_name);
       -- Events of that month that came before there was a place for them.
       EXECUTE format('WITH moved AS (DELETE FROM coordd.events_other WHERE at >= %L AND at < %L '

@@ -201,4 +201,5 @@ def _sync(folder: Path) -> None:
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
+    """What obstore says, without its own insides and the pages of the store."""
+    return " ".join(str(error).partition("Debug source:")[0].split())[:300]

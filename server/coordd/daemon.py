@@ -52,14 +52,21 @@ class Daemon:
             yield "coordd_messages_waiting", "Messages that wait for their commit.", waiting
         if self._push is not None:
             yield "coordd_push_connected", "Whether pushes come.", self._push.connected
-        for store in (self.store, getattr(self.store, "inner", None)):
-            for gauges in ("cache_gauges", "upkeep_gauges"):
-                yield from getattr(store, gauges, tuple)()
+        for store in self._stores():
+            yield from getattr(store, "gauges", tuple)()
 
     def _counters(self) -> Iterable[tuple[str, str, float]]:
-        for store in (self.store, getattr(self.store, "inner", None)):
-            for counters in ("cache_counters", "upkeep_counters"):
-                yield from getattr(store, counters, tuple)()
+        if self._push is not None:
+            yield "coordd_pushes_heard", "Pushes of other servers.", self._push.heard
+        for store in self._stores():
+            yield from getattr(store, "counters", tuple)()
+
+    def _stores(self) -> Iterable[object]:
+        """The store, and the one behind it."""
+        yield self.store
+        inner = getattr(self.store, "inner", None)
+        if inner is not None:
+            yield inner
 
     async def open(self) -> None:
         """Open the store and what reads from it. Raises as `Store.open` does."""

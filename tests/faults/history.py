@@ -1,4 +1,4 @@
-"""What clients asked of a server that is killed again and again, their answers, and the judge.
+"""What clients asked of servers that suffer, their answers, and the judge.
 
 An attempt is ok (answered 200), failed (answered that nothing was stored) or unknown (no answer:
 it may have been stored). A message is known by its subject, which no two messages share.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,14 +68,45 @@ class History:
     followed: dict[str, list[list[Place]]] = field(default_factory=lambda: defaultdict(list))
     """For each inbox what each of its followers was shown."""
     marks: list[Marked] = field(default_factory=list)
+    fed: list[list[Any]] = field(default_factory=list)
+    """What each follower of the feed was given: changes, as JSON."""
+    answered: dict[str, int] = field(default_factory=dict)
+    """The highest seq of each inbox that an answer has named."""
+    marked: dict[Marked, float] = field(default_factory=dict)
+    """When each mark was answered first."""
+
+    def was_answered(self, place: Place) -> None:
+        """An answer names `place`: whoever asks from now on has to be shown it."""
+        self.answered[place.to] = max(self.answered.get(place.to, 0), place.seq)
 
 
-def problems(history: History, inboxes: dict[str, list[Shown]]) -> list[str]:
-    """What is wrong with the inboxes at the end, oldest first, of which nothing was deleted."""
+def problems(history: History, inboxes: dict[str, list[Shown]], *, late: bool = False
+             ) -> list[str]:
+    """What is wrong with the inboxes at the end, oldest first, of which nothing was deleted.
+
+    `late`: a request without an answer may be stored when its sender has gone on already, as the
+    servers' database does not end with them.
+    """
     return [
-        *_lost(history, inboxes), *_doubled(history, inboxes), *_out_of_order(history, inboxes),
+        *_lost(history, inboxes), *_doubled(history, inboxes),
+        *_out_of_order(history, inboxes, late=late),
         *_badly_followed(history, inboxes), *_unmarked(history, inboxes),
     ]
+
+
+def feed_problems(history: History, whole: list[Any]) -> list[str]:
+    """What is wrong with what followers of the feed were given. `whole`: the feed at the end."""
+    found = []
+    positions = [change["pos"] for change in whole]
+    if positions != sorted(set(positions)):
+        found.append("the feed is out of order")
+    for number, changes in enumerate(history.fed):
+        if changes != whole[: len(changes)]:
+            wrong = next(n for n, change in enumerate(changes)
+                         if n >= len(whole) or change != whole[n])
+            found.append(f"follower {number} of the feed skipped or repeated: place {wrong + 1} "
+                         f"was {changes[wrong]}")
+    return found
 
 
 def _lost(history: History, inboxes: dict[str, list[Shown]]) -> Iterator[str]:
@@ -102,13 +133,16 @@ def _lost(history: History, inboxes: dict[str, list[Shown]]) -> Iterator[str]:
 
 
 def _doubled(history: History, inboxes: dict[str, list[Shown]]) -> Iterator[str]:
-    counts = Counter(shown.subject for messages in inboxes.values() for shown in messages)
-    yield from (f"doubled: {subject}, {n} times" for subject, n in counts.items() if n > 1)
-    ids = Counter(shown.id for messages in inboxes.values() for shown in messages)
+    counts = Counter((shown.subject, to) for to, messages in inboxes.items() for shown in messages)
+    yield from (f"doubled: {subject} to {to}, {n} times"
+                for (subject, to), n in counts.items() if n > 1)
+    ids = Counter(message_id for message_id, _ in {
+        (shown.id, shown.subject) for messages in inboxes.values() for shown in messages})
     yield from (f"the id {each} was given {n} times" for each, n in ids.items() if n > 1)
 
 
-def _out_of_order(history: History, inboxes: dict[str, list[Shown]]) -> Iterator[str]:
+def _out_of_order(history: History, inboxes: dict[str, list[Shown]], *, late: bool
+                  ) -> Iterator[str]:
     sent_as: dict[str, tuple[str, int, int]] = {}
     started: dict[str, float] = {}
     ended: dict[str, float] = {}
@@ -124,7 +158,7 @@ def _out_of_order(history: History, inboxes: dict[str, list[Shown]]) -> Iterator
             yield f"the seqs of {to} are not 1 to {len(seqs)}"
         newest: dict[str, tuple[int, int]] = {}
         for shown in messages:
-            if shown.subject in sent_as:
+            if shown.subject in sent_as and (shown.subject in ended or not late):
                 sender, *when = sent_as[shown.subject]
                 if tuple(when) <= newest.get(sender, (-1, -1)):
                     yield f"out of order: {shown.subject} of {sender} in {to}"

@@ -7,7 +7,7 @@ import time
 import urllib.request
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from cryptography import x509
@@ -15,8 +15,19 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from faults.clients import INBOXES, Address, Client, Connection, Follower, Marker, Sender, all_of
-from faults.history import History, Shown, problems
+from faults.clients import (
+    INBOXES,
+    Address,
+    Client,
+    Connection,
+    Follower,
+    Marker,
+    Reader,
+    Sender,
+    all_of,
+    shown,
+)
+from faults.history import History, problems
 from support.redis import RedisServer, free_port
 from support.server import Server, spawn, start
 
@@ -44,33 +55,6 @@ def until(server: Server, condition: Callable[[dict[str, float]], bool]) -> None
     while not condition(now := metrics(server)):
         assert time.monotonic() < deadline, now
         time.sleep(0.02)
-
-
-class Reader(Client):
-    """Reads newest pages; what was answered before is in them."""
-
-    def __init__(self, address: Address, history: History, seed: int) -> None:
-        super().__init__(address, history, seed)
-        self.reads = 0
-
-    def work(self) -> None:
-        to = self.random.choice(INBOXES)
-        answered = max((place.seq for attempt in list(self.history.attempts)
-                        for place in attempt.places if place.to == to), default=0)
-        limit = self.random.choice((1, 20, 100))
-        status, page = self.connection.ask("GET", f"/api/v1/inbox/{to}?limit={limit}")
-        assert status == 200, page
-        seqs = [message["seq"] for message in page["messages"]]
-        assert page["last_seq"] >= answered, "an answer of before is not shown"
-        assert seqs == list(range(page["last_seq"], page["last_seq"] - len(seqs), -1))
-        assert len(seqs) == min(limit, page["last_seq"])
-        self.reads += 1
-        time.sleep(0.002)
-
-
-def shown(message: dict[str, Any]) -> Shown:
-    return Shown(message["subject"], message["id"], message["seq"],
-                 message["read_at"] is not None, message["acked_at"] is not None)
 
 
 @pytest.mark.timeout(300)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from faults.clients import INBOXES, Address, Follower, Marker, Sender, all_of
+from faults.clients import INBOXES, Address, Follower, Marker, Sender, all_of, shown
 from faults.history import Attempt, History, Marked, Place, Shown, problems
 from support.server import start
 
@@ -19,13 +19,6 @@ if TYPE_CHECKING:
 
 KILLS = 50
 SEED = 5
-
-
-def shown(message: dict[str, object]) -> Shown:
-    return Shown(
-        str(message["subject"]), str(message["id"]), int(str(message["seq"])),
-        message["read_at"] is not None, message["acked_at"] is not None,
-    )
 
 
 @pytest.mark.timeout(600)

@@ -39,6 +39,16 @@ class Databases:
         """psycopg's parameters, to Postgres itself."""
         return self._parameters(self.machine.direct_url(name))
 
+    def replica(self, name: str) -> dict[str, Any]:
+        """psycopg's parameters, to the machine's replica."""
+        return self._parameters(self.machine.replica_url(name))
+
+    def settings(self, name: str, *, pushes: bool = True) -> dict[str, Any]:
+        """Those of a coordd on that store; it LISTENs where `pushes`."""
+        direct = {"postgres_direct_url": self.machine.direct_url(name)} if pushes else {}
+        return {"engine": "postgres", "postgres_url": self.machine.pooled_url(name), **direct,
+                "postgres_password_file": self.machine.password_file}
+
     def _parameters(self, url: str) -> dict[str, Any]:
         password = self.machine.password_file.read_text(encoding="utf-8")
         return conninfo(url, self.machine.user, password, None)

@@ -20,11 +20,11 @@ import asyncio
 from collections.abc import Awaitable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from coordd.cache.forward import ForwardingStore
 from coordd.cache.inboxes import SEQ_MAX, Inboxes, seq_of
-from coordd.cache.link import Link
+from coordd.cache.link import Argument, Link
 from coordd.model import Order, Priority
 from coordd.store import Claim, Draft, Page, Receipt, Store, StoreError, inbox_cursor
 
@@ -55,19 +55,23 @@ class CachedStore(ForwardingStore):
         """Whether Redis answers."""
         return self._link.up
 
+    def call(self, *args: Argument) -> asyncio.Future[Any]:
+        """A command to the cache's Redis: see `Link.call`."""
+        return self._link.call(*args)
+
     @property
     def errors(self) -> int:
         """Failures of Redis, refusals by it, and content in it that somebody else wrote."""
         return self._link.errors + self._inboxes.errors
 
-    def cache_counters(self) -> Iterable[tuple[str, str, float]]:
+    def counters(self) -> Iterable[tuple[str, str, float]]:
         """For the metrics: (name, help, number)."""
         yield "coordd_cache_hits", "Inbox reads that the cache answered.", self.hits
         yield "coordd_cache_misses", "Inbox reads of its kind that the store answered.", self.misses
         yield "coordd_cache_errors", "Failures of the cache, and what it refused.", self.errors
 
-    def cache_gauges(self) -> Iterable[tuple[str, str, float]]:
-        """As `cache_counters`."""
+    def gauges(self) -> Iterable[tuple[str, str, float]]:
+        """As `counters`."""
         yield "coordd_cache_connected", "Whether the cache answers.", self.connected
 
     async def open(self) -> None:

@@ -121,10 +121,15 @@ class Archiving:
         """How many this server has archived."""
         self._turn = asyncio.Semaphore(2)
 
-    @property
-    def is_on(self) -> bool:
-        """Whether there is an archive."""
-        return self._archive is not None
+    def gauges(self) -> Iterable[tuple[str, str, float]]:
+        """For the metrics: (name, help, number)."""
+        if self._archive is not None:
+            yield "coordd_archive_up", "Whether the archive took its last file.", self.is_up
+
+    def counters(self) -> Iterable[tuple[str, str, float]]:
+        """As `gauges`."""
+        if self._archive is not None:
+            yield "coordd_archived_messages", "Messages this server archived.", self.messages
 
     # Messages.
 
@@ -139,7 +144,7 @@ class Archiving:
             **_EVER, "types": shorts([EVENT_TYPES["EXPIRED"], EVENT_TYPES["DELETED"]]),
             "above": after, "below": HIGHEST, "limit": BATCH_EVENTS})
         full = len(events) == BATCH_EVENTS
-        if not events or not (now or full or not self.is_on or self._is_ripe(events[0][1])):
+        if not events or not (now or full or self._archive is None or self._is_ripe(events[0][1])):
             return False
         found = await self._gone(do, events)
         file, archived = None, [pos for pos, _, has_body in found if has_body]

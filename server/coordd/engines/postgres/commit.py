@@ -15,7 +15,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, Generic, LiteralString, Protocol, TypeVar
 
 from psycopg import errors
@@ -41,6 +42,7 @@ COMMIT_LIMIT_S: Final = 15.0
 """How long a flush is tried: longer than a failover takes. Callers wait no longer than that."""
 ANSWER_LIMIT_S: Final = 8.0
 """How long one try may take; the database gives up waiting for its lock before."""
+_BARRIER_LIMIT_S: Final = 5.0
 _PAUSE_S: Final = 0.1
 SEND_LANES: Final = 2
 _BATCH_MESSAGES: Final = 4096
@@ -200,12 +202,13 @@ class Committer:
         return None
 
     async def _commit(self, query: LiteralString, parameters: dict[str, Any],
-                      ids: Sequence[str] = ()) -> list[Row] | None:
+                      ids: Sequence[str] = (), limit_s: float = COMMIT_LIMIT_S
+                      ) -> list[Row] | None:
         """Run a write until its outcome is known; None: the messages `ids` were stored by a try
         whose answer was lost. Raises StoreError.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + COMMIT_LIMIT_S
+        deadline = loop.time() + limit_s
         in_doubt = False
         while True:
             left_s = deadline - loop.time()
@@ -213,11 +216,12 @@ class Committer:
             try:
                 async with self._database.writer() as connection:
                     sent = True
-                    return await unbroken(connection, run(connection, query, parameters),
+                    rows = await unbroken(connection, run(connection, query, parameters),
                                           min(left_s, ANSWER_LIMIT_S))
+                return await self._settled(rows, ids) if in_doubt else rows
             except errors.UniqueViolation as error:
                 if in_doubt and error.diag.constraint_name == "messages_id":
-                    return None
+                    return await self._settled([], ids)
                 raise translated(error) from error
             except Exception as error:
                 if not is_lost(error):
@@ -232,13 +236,24 @@ class Committer:
                              " ".join(str(error).split()))
                 await asyncio.sleep(_PAUSE_S)
 
-    async def _stored(self, flush: Flush) -> list[list[Receipt]]:
-        """The receipts of a flush that was found stored. A commit behind it shows that it is as
-        durable as any.
+    async def _settled(self, rows: list[Row], ids: Sequence[str]) -> list[Row] | None:
+        """What `_commit` answers where a try before the one that answered `rows` was lost. Keys
+        may be known because that one stored them, and all that was with them. What was found done
+        is as durable as any once a commit behind it is: of a commit that a second machine did not
+        confirm nothing tells.
         """
-        await self._commit(_BARRIER, {})
-        rows = await self._database.fetch(sending.RECEIPTS_OF_IDS,
-                                                  {"ids": texts(flush.ids)})
+        with _unknown():
+            await self._commit(_BARRIER, {}, limit_s=_BARRIER_LIMIT_S)
+            if ids and await self._database.fetch(sending.RECEIPTS_OF_IDS,
+                                                  {"ids": texts(ids[:1])}):
+                return None
+            return rows
+
+    async def _stored(self, flush: Flush) -> list[list[Receipt]]:
+        """The receipts of a flush that was found stored."""
+        with _unknown():
+            rows = await self._database.fetch(sending.RECEIPTS_OF_IDS,
+                                              {"ids": texts(flush.ids)})
         receipts = sending.receipts_of(rows)
         found, first = [], 0
         for send in flush.sends:
@@ -256,16 +271,19 @@ class Committer:
             _answer_all(send, send.claim.digest if send.claim else None, mine)
 
     async def _answer_repeats(self, sends: Sequence[Send]) -> None:
-        """Answer sends whose claims the database knows."""
+        """Answer sends whose claims the database knows; as durably as they are stored."""
         claims = [send.claim for send in sends if send.claim is not None]
-        rows = await self._database.fetch(CLAIMS, {
-            "senders": texts([c.sender for c in claims]), "keys": texts([c.key for c in claims])})
-        known = {(sender, key): (digest, count, pos) for sender, key, digest, count, pos in rows}
-        for send, claim in zip(sends, claims, strict=True):
-            digest, count, pos = known[claim.sender, claim.key]
-            receipts = sending.receipts_of(await self._database.fetch(
-                sending.RECEIPTS_OF_CLAIM, {"pos": pos, "count": count}))
-            _answer_all(send, digest, receipts)
+        with _unknown():
+            await self._commit(_BARRIER, {}, limit_s=_BARRIER_LIMIT_S)
+            rows = await self._database.fetch(CLAIMS, {
+                "senders": texts([c.sender for c in claims]),
+                "keys": texts([c.key for c in claims])})
+            known = {(sender, key): rest for sender, key, *rest in rows}
+            for send, claim in zip(sends, claims, strict=True):
+                digest, count, pos = known[claim.sender, claim.key]
+                receipts = sending.receipts_of(await self._database.fetch(
+                    sending.RECEIPTS_OF_CLAIM, {"pos": pos, "count": count}))
+                _answer_all(send, digest, receipts)
 
     # Marks.
 
@@ -281,6 +299,15 @@ class Committer:
                 answer(future, GONE_JSON)
             else:
                 answer(future, None if message_id is None else rendered((message_id, *rest)))
+
+
+@contextmanager
+def _unknown() -> Iterator[None]:
+    """Behind a commit: whatever fails there does not say that nothing was stored."""
+    try:
+        yield
+    except StoreError as error:
+        raise StoreUnknownError(str(error)) from error
 
 
 def _without_twins(sends: Sequence[Send]) -> list[Send]:

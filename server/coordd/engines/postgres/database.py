@@ -26,6 +26,8 @@ WRITERS: Final = 4
 """The sends' two flushes, the marks' flush, and everything else that writes."""
 _PING_AFTER_S: Final = 1.0
 _PAUSE_S: Final = 0.05
+_WAITING_MAX: Final = 2000
+"""Callers that may wait for a connection; more are refused at once."""
 _LIBPQ: Final = {
     "connect_timeout": "4", "tcp_user_timeout": "8000", "keepalives_idle": "5",
     "keepalives_interval": "2", "keepalives_count": "3", "application_name": "coordd",
@@ -75,7 +77,7 @@ def _pool(parameters: dict[str, Any], name: str, size: int, wait_s: float
     rest = dict(parameters)
     return AsyncConnectionPool(
         rest.pop("conninfo"), connection_class=Connection, kwargs={**rest, "autocommit": True},
-        name=name, min_size=1, max_size=size, timeout=wait_s, max_waiting=0, configure=_configure,
+        name=name, min_size=1, max_size=size, timeout=wait_s, max_waiting=_WAITING_MAX, configure=_configure,
         check=_ping, max_idle=600, reconnect_timeout=3, open=False)
 
 

@@ -38,7 +38,7 @@ def translated(error: BaseException) -> StoreError:
             return error
         case errors.LockNotAvailable():
             return StoreBusyError("the database's lock of writes was held by another server")
-        case PoolTimeout() | TooManyRequests():
+        case PoolTimeout() | TooManyRequests() | errors.TooManyConnections():
             return StoreUnavailableError("no connection to the database was free in time")
         case errors.DiskFull():
             return StoreFullError("there is no room on the database's disk")

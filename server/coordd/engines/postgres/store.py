@@ -117,6 +117,26 @@ class PostgresStore:
         await self.replicas.close()
         await self._database.close()
 
+    def gauges(self) -> Iterable[tuple[str, str, float]]:
+        """For the metrics: (name, help, number)."""
+        pool = self._database.pool.get_stats()
+        yield "coordd_database_connections", "Connections for reads.", pool["pool_size"]
+        yield ("coordd_database_waiters", "Reads that wait for a connection.",
+               pool.get("requests_waiting", 0))
+        if self.replicas:
+            yield "coordd_replicas_usable", "Replicas that answer.", self.replicas.usable
+            yield ("coordd_replica_lag_seconds", "The largest lag of a replica that answers.",
+                   self.replicas.lag_s)
+        yield from self._archiving.gauges()
+
+    def counters(self) -> Iterable[tuple[str, str, float]]:
+        """As `gauges`."""
+        if self.replicas:
+            yield "coordd_replica_pages", "Pages that a replica gave.", self.replicas.pages
+            yield ("coordd_replica_passed", "Pages that no replica could give yet.",
+                   self.replicas.passed)
+        yield from self._archiving.counters()
+
     @property
     def waiting(self) -> int:
         """How many messages wait for their commit."""
@@ -275,15 +295,3 @@ class PostgresStore:
             await self._upkeep.do_all()
         except ArchiveError as error:
             raise StoreError(f"the archive: {error}") from error
-
-    def upkeep_gauges(self) -> Iterable[tuple[str, str, float]]:
-        """For the metrics: (name, help, number)."""
-        if self._archiving.is_on:
-            yield "coordd_archive_up", "Whether the archive took its last file.", (
-                self._archiving.is_up)
-
-    def upkeep_counters(self) -> Iterable[tuple[str, str, float]]:
-        """As `upkeep_gauges`."""
-        if self._archiving.is_on:
-            yield "coordd_archived_messages", "Messages that this server archived.", (
-                self._archiving.messages)

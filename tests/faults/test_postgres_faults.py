@@ -1,0 +1,176 @@
+"""Two servers over one Postgres, under load, while what they stand on fails.
+
+What is acknowledged is stored, a request with a key once; what has no answer is settled by its key;
+seqs are gapless in the order of the commits, and no follower skips; no reader is shown less than
+was acknowledged before it asked; and after the fault all go on by themselves.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from faults.twoservers import ANSWER_LIMIT_S, Load, Site, await_, site_of
+from support.relay import Relay
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from support.postgres import Databases
+
+pytestmark = pytest.mark.timeout(400)
+
+STOPPED_S = 3.0
+
+
+@pytest.fixture
+def site(databases: Databases, tmp_path: Path) -> Iterator[Site]:
+    with site_of(databases, tmp_path) as site:
+        yield site
+
+
+@pytest.fixture
+def load(site: Site) -> Iterator[Load]:
+    site.start()
+    load = Load(site, 7)
+    load.start()
+    load.run()
+    yield load
+    load.abandon()
+
+
+def postgres_restarted(site: Site, load: Load) -> None:
+    site.machine.restart_postgres("fast")
+    load.run(20)
+    site.machine.restart_postgres("immediate")
+
+
+def postgres_killed(site: Site, load: Load) -> None:
+    site.machine.kill_postgres()
+    load.run(20)
+    site.machine.kill_postgres()
+
+
+def pgbouncer_restarted(site: Site, load: Load) -> None:
+    site.machine.restart_pgbouncer("fast")
+    load.run(20)
+    site.machine.restart_pgbouncer("immediate")
+
+
+def backends_terminated(site: Site, load: Load) -> None:
+    """Again and again, so that flushes are hit in every state."""
+    ended = 0
+    for _ in range(40):
+        ended += site.machine.terminate_backends(site.database)
+        time.sleep(load.random.uniform(0, 0.05))
+    assert ended > 40
+
+
+@pytest.mark.parametrize("fault", [
+    postgres_restarted, postgres_killed, pgbouncer_restarted, backends_terminated])
+def test_a_part_that_is_restarted(site: Site, load: Load,
+                                  fault: Callable[[Site, Load], None]) -> None:
+    fault(site, load)
+    load.resumed()
+    load.run()
+    assert load.stop() == []
+    assert "is tried again" in site.log()
+
+
+def test_answers_that_are_lost_on_their_way(site: Site) -> None:
+    with Relay(site.machine.pooled_url(site.database)) as relay:
+        site.more["postgres_url"] = relay.url
+        site.start()
+        load = Load(site, 7)
+        try:
+            load.start()
+            relay.loss = 0.05
+            await_(lambda: relay.lost > 200, load.failed)
+            relay.loss = 0.0
+            load.resumed()
+            load.run()
+            assert load.stop() == []
+        finally:
+            load.abandon()
+
+
+def test_no_connection_is_left(site: Site, load: Load) -> None:
+    with site.machine.exhaust(evict=True):
+        began = time.monotonic()
+        for client in load.clients:
+            client.refusals.clear()
+        await_(lambda: all(client.refusals for client in (*load.senders, *load.readers)),
+               load.failed, ANSWER_LIMIT_S)
+        assert all(attempt.outcome != "ok" for attempt in list(load.history.attempts)
+                   if attempt.started > began)
+    load.resumed()
+    load.run()
+    assert load.stop() == []
+
+
+def test_the_disk_is_full(site: Site, load: Load) -> None:
+    site.machine.fill_disk()
+    await_(lambda: all(client.refusals for client in load.senders), load.failed)
+    load_at = load.acknowledged
+    site.machine.free_disk()
+    load.resumed()
+    load.run()
+    assert load.stop() == []
+    assert load.acknowledged > load_at
+
+
+def test_one_server_is_killed(site: Site, load: Load) -> None:
+    a, b = site.addresses
+    site.servers[0].kill()
+    a.port = b.port
+    load.resumed()
+    load.run()
+    assert load.stop() == []
+
+
+def test_one_server_is_stopped_in_a_flush(site: Site, load: Load) -> None:
+    """The other one never waits for it: a write is one statement, which ends without its server."""
+    process = site.servers[0].process
+    for _ in range(20):
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(load.random.uniform(0, 0.05))
+        process.send_signal(signal.SIGCONT)
+        time.sleep(load.random.uniform(0, 0.05))
+    process.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    time.sleep(STOPPED_S)
+    ended = time.monotonic()
+    process.send_signal(signal.SIGCONT)
+    load.resumed()
+    load.run()
+    assert load.stop() == []
+    there = load.senders[3].name  # it never asks the stopped one
+    meanwhile = [attempt for attempt in load.history.attempts
+                 if attempt.sender == there and began < attempt.started < ended]
+    assert len(meanwhile) > 20
+    assert all(attempt.outcome == "ok" for attempt in meanwhile)
+    assert max(attempt.ended - attempt.started for attempt in meanwhile) < STOPPED_S / 2
+
+
+def test_a_database_that_answers_before_it_has_written_is_found_out(site: Site) -> None:
+    """What all of the above rests on: the judge sees what is lost."""
+    with site.machine.connect(site.machine.direct_url(site.database)) as connection:
+        connection.execute(f"ALTER DATABASE {site.database} SET synchronous_commit = off")
+    site.start()
+    load = Load(site, 7)
+    load.start()
+    for _ in range(3):
+        load.run()
+        site.machine.kill_postgres()
+    for client in load.clients:
+        client.stopping.set()
+    for client in load.clients:
+        client.join()
+    # Readers see it as well, where one asks in time.
+    found = [repr(client.error) for client in load.clients if client.error]
+    found += load.judge()
+    assert any("lost" in problem for problem in found), found

@@ -45,7 +45,8 @@ CLOSE_LIMIT_S: Final = 3.0
 _TURN_S: Final = 60.0
 _THIN_EVERY: Final = timedelta(days=7)
 _AHEAD_MONTHS: Final = 3
-_RETIRED: Final = 200
+_RETIRED: Final = 50
+"""Deliveries that expire by their age at a time, under the lock that sends wait for."""
 _CLAIMS: Final = 1000
 _FORGOTTEN: Final = 500
 _BEGIN: Final = datetime(1, 1, 1, tzinfo=UTC)

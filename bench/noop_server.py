@@ -37,7 +37,6 @@ class NoStore:
     """The part of the store port that the bench's requests reach."""
 
     shared = False
-    generation = ""
 
     async def open(self) -> None:
         """Make up a page and counts once, of the size that a full store's have."""

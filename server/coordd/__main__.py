@@ -62,6 +62,12 @@ def main(argv: list[str] | None = None) -> int:
                 from coordd.cache.address import connections
 
                 connections(wanted)
+            if wanted.archive_url and not (
+                    wanted.archive_s3_credentials_file
+                    and settings.is_credential(wanted.archive_s3_credentials_file)):
+                from coordd.archive import open_archive
+
+                open_archive(wanted)
             sys.stdout.write("coordd: the settings are right\n")
             return 0
         return run(wanted)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -111,9 +111,13 @@ class Mailbox:
         return False
 
     async def message(self, identity: Identity, message_id: str, agent: str | None) -> bytes:
-        """A message as `agent` sees it. Raises Problem (404, 422)."""
+        """A message as `agent` sees it, out of the archive where it is gone and to be found there.
+        Raises Problem (404, 422).
+        """
         me = identity.agent
-        seen = [(delivery, raw) for delivery, raw in await self._deliveries(message_id)
+        found = (await self._deliveries(message_id)
+                 or _opened(await self._store.archived(message_id)))
+        seen = [(delivery, raw) for delivery, raw in found
                 if me is None or me in (delivery.from_agent, delivery.to_agent)]
         wanted = agent if agent is not None else me
         for delivery, raw in seen:
@@ -143,7 +147,7 @@ class Mailbox:
         return bytes(marked)
 
     async def _deliveries(self, message_id: str) -> list[tuple[_Delivery, MessageJson]]:
-        return [(_decode_delivery(raw), raw) for raw in await self._store.message(message_id)]
+        return _opened(await self._store.message(message_id))
 
     async def _only_recipient(self, message_id: str) -> str:
         deliveries = await self._deliveries(message_id)
@@ -165,6 +169,10 @@ class Mailbox:
         if any(delivery.from_agent == me for delivery, _ in await self._deliveries(message_id)):
             return Problem("forbidden", "only a message's recipient may mark or delete it")
         return not_found("message")
+
+
+def _opened(found: Sequence[MessageJson]) -> list[tuple[_Delivery, MessageJson]]:
+    return [(_decode_delivery(raw), raw) for raw in found]
 
 
 def _several() -> Problem:

@@ -102,8 +102,11 @@ class Core(msgspec.Struct, gc=False):
     expires_at: str | None
 
 
-class Message(msgspec.Struct, gc=False):
-    """A message as one recipient sees it. `seq` is its place in that inbox, from 1."""
+class Message(msgspec.Struct, gc=False, omit_defaults=True):
+    """A message as one recipient sees it. `seq` is its place in that inbox, from 1.
+
+    `archived` stands where it is gone and was found in the archive; the state is that before.
+    """
 
     id: str
     seq: int
@@ -119,6 +122,7 @@ class Message(msgspec.Struct, gc=False):
     state: Literal["unread", "read", "acknowledged"]
     read_at: str | None
     acked_at: str | None
+    archived: bool = False
 
 
 class Event(msgspec.Struct, gc=False):

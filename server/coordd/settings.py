@@ -46,6 +46,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     postgres_ca_file: Path | None = None
     postgres_pool: Annotated[int, Meta(ge=1, le=1000)] = 8
     postgres_wait_s: Annotated[float, Meta(ge=0.1, le=60)] = 5
+    retention_days: Annotated[int, Meta(ge=0, le=36_500)] = 0
+    events_months: Annotated[int, Meta(ge=0, le=1200)] = 0
+    archive_url: str | None = None
+    archive_find: bool = False
+    archive_s3_endpoint: str | None = None
+    archive_s3_credentials_file: Path | None = None
     cache: Literal["none", "redis"] = "none"
     redis_url: str | None = None
     redis_user: str = "coordd"
@@ -61,6 +67,8 @@ _POSTGRES_URL: Final = ("postgresql://HOST:PORT/DATABASE, without user and passw
 _NEEDED: Final = (("engine", "files", "data"), ("engine", "postgres", "postgres_url"),
                   ("cache", "redis", "redis_url"))
 """(key, its value, the key that has to be there then)."""
+_OF_POSTGRES: Final = ("retention_days", "events_months", "archive_url")
+"""What the files engine does not do."""
 _WANTED: Final = {
     "data": "the folder of the messages, such as \"/var/lib/coordd\"",
     "host": "an address to listen on, such as \"127.0.0.1\"",
@@ -81,6 +89,13 @@ _WANTED: Final = {
     "postgres_ca_file": "the path of the certificates that Postgres' certificate is checked by",
     "postgres_pool": "a whole number of connections from 1 to 1000",
     "postgres_wait_s": "a number of seconds from 0.1 to 60",
+    "retention_days": "a whole number of days from 1 to 36500, 0 to keep all messages",
+    "events_months": "a whole number of months from 1 to 1200, 0 to keep all events",
+    "archive_url": "file:///FOLDER or s3://BUCKET/PREFIX",
+    "archive_find": "true or false",
+    "archive_s3_endpoint": "https://HOST:PORT or http://HOST:PORT",
+    "archive_s3_credentials_file": ("the path of a file with [default], aws_access_key_id and "
+                                    "aws_secret_access_key"),
     "cache": "\"none\" or \"redis\"",
     "redis_url": ("redis://HOST:PORT/0, rediss://HOST:PORT/0 (TLS) or unix:///PATH, without user "
                   "and password: these are redis_user and redis_password_file"),
@@ -124,6 +139,10 @@ def load(file: Path | None, environ: Mapping[str, str]) -> Settings:
                     f"{file or 'environment'}: {needed} is missing: set {_WANTED[needed]}")
             raise SettingsError(f"{source[key]} = \"{value}\" will not do: {needed} is missing: "
                                 f"use {_WANTED[needed]}")
+    for key in _OF_POSTGRES:
+        if getattr(settings, key) and settings.engine == "files":
+            raise SettingsError(f"{source[key]} = {_shown(values[key])} will not do: engine = "
+                                "\"files\" has none: use engine = \"postgres\"")
     return settings
 
 
@@ -141,10 +160,10 @@ def _checked(key: str, value: Any, source: str) -> Any:
     """`value` as the type of `key`. Texts of the environment may stand for numbers."""
     field = _FIELDS[key]
     lax = source.startswith("environment")
-    if key.endswith(("_url", "_urls")):
+    if key.endswith(("_url", "_urls", "_endpoint")):
         if key.endswith("s") and lax:
             value = str(value).split(",")
-        is_right = _is_redis_url if key == "redis_url" else _is_postgres_url
+        is_right = _URLS.get(key, _is_postgres_url)
         urls = value if key.endswith("s") and isinstance(value, list) else [value]
         if not all(isinstance(url, str) and is_right(url) for url in urls):
             # A password may stand in it: it is not shown.
@@ -179,6 +198,24 @@ def _is_postgres_url(text: str) -> bool:
             and url.port != 0 and re.fullmatch(r"/[A-Za-z0-9_-]{1,63}", url.path) is not None)
 
 
+def _is_archive_url(text: str) -> bool:
+    """As `_is_redis_url`, of a folder or a bucket."""
+    url = _bare_url(text)
+    if url is None or ".." in url.path.split("/"):
+        return False
+    if url.scheme == "file":
+        return not url.netloc and len(url.path) > 1
+    return (url.scheme == "s3" and ":" not in url.netloc
+            and re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", url.netloc) is not None)
+
+
+def _is_endpoint(text: str) -> bool:
+    """As `_is_redis_url`, of an S3-compatible store."""
+    url = _bare_url(text)
+    return (url is not None and url.scheme in ("http", "https") and bool(url.hostname)
+            and url.port != 0 and url.path in ("", "/"))
+
+
 def _bare_url(text: str) -> SplitResult | None:
     """The URL, unless it has more parts than an address."""
     try:
@@ -205,3 +242,5 @@ def _nearest(key: str, prefix: str = "", case: Any = str) -> str:
 
 
 _FIELDS: Final = {field.name: field for field in msgspec.structs.fields(Settings)}
+_URLS: Final = {"redis_url": _is_redis_url, "archive_url": _is_archive_url,
+                "archive_s3_endpoint": _is_endpoint}

@@ -251,6 +251,11 @@ class Store(Protocol):
     async def message(self, message_id: str) -> list[MessageJson]:
         """The deliveries of a message that are not deleted or expired; [] for an unknown id."""
 
+    async def archived(self, message_id: str) -> list[MessageJson]:
+        """The deliveries of a message that is in the archive, as they were before they went; [] for
+        one that is not to be found there. Raises StoreUnavailableError.
+        """
+
     async def mark(self, message_id: str, agent: str, mark: Mark) -> MessageJson | None:
         """Set a delivery's state, once: a repeat changes nothing and answers the same.
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -30,8 +31,7 @@ def test_the_documented_defaults_are_the_defaults() -> None:
     for key, text in _documented().items():
         if text != "none":
             shown = text.strip("`")
-            value = getattr(settings, key)
-            assert shown == (f'"{value}"' if isinstance(value, str) else str(value)), key
+            assert shown == json.dumps(getattr(settings, key)), key
         elif key != "data":
             assert getattr(settings, key) is None, key
 
@@ -45,6 +45,21 @@ def test_a_file_and_the_environment_above_it(tmp_path: Path) -> None:
 
 def test_the_environment_alone_will_do() -> None:
     assert load(None, {"COORDD_DATA": "/srv/coordd"}).data == Path("/srv/coordd")
+
+
+def test_postgres_needs_no_folder() -> None:
+    settings = load(None, {
+        "COORDD_ENGINE": "postgres", "COORDD_POSTGRES_URL": "postgresql://h:6432/d",
+        "COORDD_POSTGRES_REPLICA_URLS": "postgresql://r1/d,postgresql://r2/d",
+        "COORDD_ARCHIVE_FIND": "true", "COORDD_ARCHIVE_URL": "file:///srv/a%20b"})
+    assert settings.data is None
+    assert settings.postgres_replica_urls == ("postgresql://r1/d", "postgresql://r2/d")
+    assert settings.archive_find
+
+
+def test_replicas_are_a_list_in_the_file(tmp_path: Path) -> None:
+    file = _file(tmp_path, 'data = "d"\npostgres_replica_urls = ["postgresql://r1/d"]')
+    assert load(file, {}).postgres_replica_urls == ("postgresql://r1/d",)
 
 
 @pytest.mark.parametrize(("text", "words"), [
@@ -64,6 +79,24 @@ def test_the_environment_alone_will_do() -> None:
     ('data = "d"\ncache = "redis"', ['cache = "redis"', "redis_url is missing"]),
     ('data = "d"\ncache = "memcached"', ['cache = "memcached"', '"redis"']),
     ('data = "d"\nredis_url = 6379', ["redis_url will not do", "redis://HOST:PORT/0"]),
+    ('engine = "postgres"', ['engine = "postgres"', "postgres_url is missing"]),
+    ('data = "d"\npostgres_url = 5432', ["postgres_url will not do", "postgresql://HOST:PORT"]),
+    ('data = "d"\npostgres_direct_url = "h"', ["postgres_direct_url will not do"]),
+    ('data = "d"\npostgres_replica_urls = ["postgresql://r/d", "r"]',
+     ["postgres_replica_urls will not do", "a list of"]),
+    ('data = "d"\npostgres_user = 5', ["postgres_user = 5", "a role's name"]),
+    ('data = "d"\npostgres_password_file = ""', ['postgres_password_file = ""']),
+    ('data = "d"\npostgres_ca_file = 1', ["postgres_ca_file = 1", "certificates"]),
+    ('data = "d"\npostgres_pool = 0', ["postgres_pool = 0", "1 to 1000"]),
+    ('data = "d"\npostgres_wait_s = 0', ["postgres_wait_s = 0", "0.1 to 60"]),
+    ('data = "d"\nretention_days = 30', ["retention_days = 30", 'engine = "postgres"']),
+    ('data = "d"\nevents_months = 1', ["events_months = 1", 'engine = "postgres"']),
+    ('data = "d"\narchive_url = "file:///a"', ['archive_url = "file:///a"', "postgres"]),
+    ('engine = "postgres"\nretention_days = -1', ["retention_days = -1", "0 to keep"]),
+    ('engine = "postgres"\nevents_months = 0.5', ["events_months = 0.5", "0 to keep"]),
+    ('engine = "postgres"\narchive_find = 1', ["archive_find = 1", "true or false"]),
+    ('engine = "postgres"\narchive_s3_endpoint = "s3.example"', ["archive_s3_endpoint will not"]),
+    ('engine = "postgres"\narchive_s3_credentials_file = ""', ["[default]"]),
 ])
 def test_a_wrong_setting_is_one_line_with_key_value_and_mend(
         tmp_path: Path, text: str, words: list[str]) -> None:
@@ -91,6 +124,43 @@ def test_a_redis_url_without_a_password_and_what_is_wrong_is_not_shown(url: str)
         load(None, {"COORDD_DATA": "d", "COORDD_REDIS_URL": url})
     assert "hush" not in str(caught.value)
     assert "redis_password_file" in str(caught.value)
+
+
+@pytest.mark.parametrize("url", [
+    "postgresql://127.0.0.1/d", "postgresql://db.example:6432/coordd", "postgres://[::1]:1/a-b_c"])
+@pytest.mark.parametrize("key", ["postgres_url", "postgres_direct_url"])
+def test_a_database_is_named_by_a_url(key: str, url: str) -> None:
+    found = load(None, {"COORDD_DATA": "d", f"COORDD_{key.upper()}": url})
+    assert getattr(found, key) == url
+
+
+@pytest.mark.parametrize("url", [
+    "postgresql://coordd:hush@127.0.0.1/d", "postgresql://hush@h/d", "postgresql://h/d?user=hush",
+    "postgresql://h/d#hush", "postgresql://h", "postgresql://h/", "postgresql://h/hush/d", "hush",
+    "postgresql:///hush", "http://h/hush", "postgresql://h:hush/d", "postgresql://h:0/d", ""])
+@pytest.mark.parametrize("key", ["postgres_url", "postgres_direct_url", "postgres_replica_urls"])
+def test_a_database_url_without_a_password_and_what_is_wrong_is_not_shown(key: str, url: str
+                                                                          ) -> None:
+    with pytest.raises(SettingsError, match=f"{key.upper()} will not do") as caught:
+        load(None, {"COORDD_DATA": "d", f"COORDD_{key.upper()}": url})
+    assert "hush" not in str(caught.value)
+    assert "postgres_password_file" in str(caught.value)
+
+
+@pytest.mark.parametrize("url", [
+    "file:///srv/archive", "s3://bucket", "s3://my.bucket-1/", "s3://bucket/some/prefix"])
+def test_an_archive_is_named_by_a_url(url: str) -> None:
+    assert load(None, {"COORDD_ENGINE": "postgres", "COORDD_POSTGRES_URL": "postgresql://h/d",
+                       "COORDD_ARCHIVE_URL": url}).archive_url == url
+
+
+@pytest.mark.parametrize("url", [
+    "/srv/archive", "file://srv/archive", "file:///", "file:///a/../hush", "s3://", "s3://B/hush",
+    "s3://key:hush@bucket/p", "s3://bucket?key=hush", "s3://bucket:1/hush", "https://hush/a", ""])
+def test_an_archive_url_without_a_secret(url: str) -> None:
+    with pytest.raises(SettingsError, match="ARCHIVE_URL will not do") as caught:
+        load(None, {"COORDD_ENGINE": "postgres", "COORDD_ARCHIVE_URL": url})
+    assert "hush" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("variable", "value", "words"), [

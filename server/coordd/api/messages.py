@@ -72,7 +72,8 @@ class Messages:
                   body_example=[_EXAMPLE], answer=views.ReceiptsView, writes=True, timed=True,
                   problems=("forbidden", "key-conflict")),
             Route("GET", one, self._read_one, "Look at a message",
-                  "As one of its recipients sees it. Looking changes no state.",
+                  "As one of its recipients sees it. Looking changes no state. One that is gone "
+                  "and found in the archive has `archived: true`.",
                   answer=Message, problems=("not-found",), **states),
             Route("POST", f"{one}/read", self._mark_read, "Mark a message read",
                   "A repeat answers the same. Only its recipient may.", answer=Message,

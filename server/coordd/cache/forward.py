@@ -72,6 +72,9 @@ class ForwardingStore:
     async def message(self, message_id: str) -> list[MessageJson]:
         return await self.inner.message(message_id)
 
+    async def archived(self, message_id: str) -> list[MessageJson]:
+        return await self.inner.archived(message_id)
+
     async def mark(self, message_id: str, agent: str, mark: Mark) -> MessageJson | None:
         return await self.inner.mark(message_id, agent, mark)
 

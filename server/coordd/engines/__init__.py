@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from coordd.archive import open_archive
 from coordd.hub import Hub
 from coordd.push import Push, RedisPush
 from coordd.settings import Settings
@@ -26,6 +27,7 @@ def _files(settings: Settings, on_fatal: Fatal, server: str) -> Store:  # noqa: 
 def _postgres(settings: Settings, on_fatal: Fatal, server: str) -> Store:  # noqa: ARG001 - one form
     from coordd.engines.postgres import PostgresOptions, PostgresStore
     from coordd.engines.postgres.address import parameters_of
+    from coordd.engines.postgres.upkeep import Policy
 
     assert settings.postgres_url is not None
     notifies = settings.cache == "none" and settings.postgres_direct_url is not None
@@ -34,7 +36,9 @@ def _postgres(settings: Settings, on_fatal: Fatal, server: str) -> Store:  # noq
         replicas=tuple(parameters_of(settings, url) for url in settings.postgres_replica_urls),
         pool_size=settings.postgres_pool, wait_s=settings.postgres_wait_s,
         pending_max=settings.pending_max, pending_bytes_max=settings.pending_bytes_max,
-        notice_of=server if notifies else None))
+        notice_of=server if notifies else None,
+        policy=Policy(settings.retention_days, settings.events_months),
+        archive=open_archive(settings), archive_find=settings.archive_find))
 
 
 ENGINES: Final[dict[str, Callable[[Settings, Fatal, str], Store]]] = {

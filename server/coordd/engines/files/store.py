@@ -284,6 +284,9 @@ class FilesStore:
         return [MessageJson(self._reader.render(row)) for row in self._index.siblings(first)
                 if self._index.state(row) != GONE]
 
+    async def archived(self, message_id: str) -> list[MessageJson]:  # noqa: ARG002 - there is none
+        return []
+
     async def sent(self, agent: str, *, limit: int, cursor: str | None = None) -> Page:
         self._expiry.run()
         return self._pages.sent(agent, limit, cursor)

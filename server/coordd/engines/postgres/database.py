@@ -139,11 +139,15 @@ async def unbroken(connection: Connection, work: Coroutine[Any, Any, T], limit_s
     would stand on the first one alone, and be seen. The connection is given up instead.
     """
     task = asyncio.ensure_future(work)
-    done, _ = await asyncio.wait({task}, timeout=limit_s)
+    done: set[asyncio.Future[T]] = set()
+    try:
+        done, _ = await asyncio.wait({task}, timeout=limit_s)
+    finally:
+        if not done:
+            connection.pgconn.finish()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
     if not done:
-        connection.pgconn.finish()
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
         raise LostError(f"the database did not answer in {limit_s:.0f} s")
     return task.result()
 

@@ -37,7 +37,9 @@ SELECT event.pos, event.type, coalesce(event.at_text, coordd.time_text(event.at)
        event.message_id, event.to_agent
   FROM generate_series(1, 4) AS wanted (type)
  CROSS JOIN LATERAL (SELECT * FROM coordd.events AS event
-    WHERE event.type = wanted.type AND event.pos > %(after)s AND event.pos <= %(end)s) AS event"""
+    WHERE event.type = wanted.type AND event.pos > %(after)s AND event.pos <= %(end)s
+      -- A forgotten message's events go some time after it.
+      AND EXISTS (SELECT FROM coordd.messages WHERE id = event.message_id)) AS event"""
 _ENTRIES: Final[LiteralString] = """
 SELECT pos, kind, at, entry FROM coordd.registry_log
  WHERE pos > %(after)s AND pos <= %(end)s ORDER BY pos"""

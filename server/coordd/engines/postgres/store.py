@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, Final, LiteralString, TypeVar
 
 import msgspec
 
+from coordd.archive import Archive, ArchiveError
 from coordd.engines.postgres import queries, schema
+from coordd.engines.postgres.archiving import Archiving
 from coordd.engines.postgres.commit import COMMIT_LIMIT_S, Committer, SetMark
 from coordd.engines.postgres.database import Database, Row, run, unbroken
 from coordd.engines.postgres.errors import is_lost, translated
@@ -19,6 +20,7 @@ from coordd.engines.postgres.reading import Reading
 from coordd.engines.postgres.replicas import Replica, Replicas
 from coordd.engines.postgres.search import BLOCK_MESSAGES, Search
 from coordd.engines.postgres.sending import Send
+from coordd.engines.postgres.upkeep import Policy, Upkeep
 from coordd.model import Agent, Group, Mark, Order, Priority, Token
 from coordd.store import (
     Change,
@@ -40,10 +42,8 @@ _PUT: Final[LiteralString] = (
 _SEAL: Final[LiteralString] = "SELECT coordd.seal_1(%(epoch)s, %(sealed)s)"
 _PROVE: Final[LiteralString] = "SELECT coordd.prove_1()"
 _EXPIRE: Final[LiteralString] = "SELECT coordd.expire_1(%(shift)s, 500)"
-_EXPIRE_EVERY_S: Final = 2.0
 
 T = TypeVar("T")
-_log = logging.getLogger("coordd.postgres")
 
 
 class PostgresOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +59,9 @@ class PostgresOptions(msgspec.Struct, frozen=True, kw_only=True):
     pending_bytes_max: int = 64 << 20
     notice_of: str | None = None
     search_block: int = BLOCK_MESSAGES
+    policy: Policy = Policy()
+    archive: Archive | None = None
+    archive_find: bool = False
     shift_us: Callable[[], int] = lambda: 0
 
 
@@ -79,6 +82,10 @@ class PostgresStore:
         self._feeding = Feeding(self._database)
         self._importing = Importing(self._database)
         self._search = Search(self._database, options.search_block)
+        self._archiving = Archiving(self._database, options.archive, options.shift_us,
+                                    find=options.archive_find)
+        self._upkeep = Upkeep(options.parameters, options.shift_us, self._expire, self._search,
+                              self._archiving, options.policy)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
         self.generation = ""
@@ -98,13 +105,12 @@ class PostgresStore:
         self._committer = Committer(
             self._database, self._listeners, self._shift_us, self._options.pending_max,
             self._options.pending_bytes_max, self._options.notice_of)
-        self._upkeep = asyncio.create_task(self._keep_up())
+        self._upkeep.start()
 
     async def close(self) -> None:
         """See the port."""
         self._closed = True
-        self._upkeep.cancel()
-        await asyncio.gather(self._upkeep, return_exceptions=True)
+        await self._upkeep.stop()
         await self._committer.drain()
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -121,6 +127,7 @@ class PostgresStore:
             yield "coordd_replicas_usable", "Replicas that answer.", self.replicas.usable
             yield ("coordd_replica_lag_seconds", "The largest lag of a replica that answers.",
                    self.replicas.lag_s)
+        yield from self._archiving.gauges()
 
     def counters(self) -> Iterable[tuple[str, str, float]]:
         """As `gauges`."""
@@ -128,6 +135,7 @@ class PostgresStore:
             yield "coordd_replica_pages", "Pages that a replica gave.", self.replicas.pages
             yield ("coordd_replica_passed", "Pages that no replica could give yet.",
                    self.replicas.passed)
+        yield from self._archiving.counters()
 
     @property
     def waiting(self) -> int:
@@ -222,6 +230,9 @@ class PostgresStore:
     async def message(self, message_id: str) -> list[MessageJson]:
         return await self._reading.message(message_id)
 
+    async def archived(self, message_id: str) -> list[MessageJson]:
+        return await self._archiving.find(message_id)
+
     async def sent(self, agent: str, *, limit: int, cursor: str | None = None) -> Page:
         return await self._reading.sent(agent, limit, cursor)
 
@@ -273,18 +284,14 @@ class PostgresStore:
 
     # Upkeep.
 
-    async def _expire(self) -> None:
-        """Record what has expired: counts and events say it from then on."""
-        await self._write(_EXPIRE, {"shift": self._shift_us()})
+    async def _expire(self) -> int:
+        """Record what has expired, or a part of it; how much. Counts and events say it then."""
+        [(expired,)] = await self._write(_EXPIRE, {"shift": self._shift_us()})
+        return int(expired)
 
     async def keep_up(self) -> None:
-        """Do what is due, now."""
-        await self._expire()
-
-    async def _keep_up(self) -> None:
-        while True:
-            await asyncio.sleep(_EXPIRE_EVERY_S)
-            try:
-                await self.keep_up()
-            except (StoreError, OSError) as error:
-                _log.warning("upkeep did not end: %s", error)
+        """Do all upkeep that is due, now. Raises StoreError."""
+        try:
+            await self._upkeep.do_all()
+        except ArchiveError as error:
+            raise StoreError(f"the archive: {error}") from error

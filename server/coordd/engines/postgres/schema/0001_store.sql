@@ -40,7 +40,8 @@ CREATE TABLE coordd.inboxes (
 ) WITH (fillfactor = 50);
 
 -- pos: the position of the last of its `deliveries` SENT events, which follow each other.
--- body: NULL once it was given back or archived. thread_id: NULL where it is the message's own id.
+-- body: NULL once it was given back. gone_at: when it was, all deliveries being gone. archive: the
+-- number of the file that it was written to before. thread_id: NULL where it is the own id.
 -- created_at, expires_at: the texts as they were given. priority: its rank, 0 is critical.
 CREATE TABLE coordd.messages (
   pos bigint PRIMARY KEY,
@@ -54,10 +55,12 @@ CREATE TABLE coordd.messages (
   expires_at text,
   deliveries integer NOT NULL,
   archive integer,
-  priority smallint NOT NULL
+  priority smallint NOT NULL,
+  gone_at timestamptz
 );
 CREATE UNIQUE INDEX messages_id ON coordd.messages (id);
 CREATE INDEX messages_thread ON coordd.messages (thread_id, pos) WHERE thread_id IS NOT NULL;
+CREATE INDEX messages_gone ON coordd.messages (gone_at) WHERE gone_at IS NOT NULL;
 
 -- A message in one inbox. pos: of its SENT event; message: the message's pos.
 -- state: 0 unread, 1 read, 2 acknowledged, 3 deleted, 4 expired, 5 gone, its event still to be
@@ -76,8 +79,6 @@ CREATE TABLE coordd.deliveries (
 -- One index for the inbox and for what is unread in it: pages merge the states' runs by seq.
 CREATE INDEX deliveries_inbox ON coordd.deliveries (to_agent, state, seq);
 CREATE INDEX deliveries_expiry ON coordd.deliveries (expires) WHERE expires IS NOT NULL AND state < 3;
--- Gone, and with a body still: what upkeep archives or gives back.
-CREATE INDEX deliveries_gone ON coordd.deliveries (pos) WHERE state > 2;
 
 -- The audit log. type: 1 EXPIRED, 2 DELETED, 3 ACKED, 4 READ, 5 SENT (the most frequent one is the
 -- highest, so that its index entries are added at the index's end). at_text: the time's text where
@@ -145,6 +146,19 @@ CREATE TABLE coordd.archives (
   messages integer NOT NULL,
   made_at timestamptz NOT NULL DEFAULT now()
 );
+-- Where forgotten messages are, if they are to be found still.
+CREATE TABLE coordd.archived (
+  id text COLLATE "C" PRIMARY KEY,
+  archive integer NOT NULL
+);
+
+-- How far upkeep is, a row a job, and whose turn it is: see upkeep.py.
+CREATE TABLE coordd.upkeep (
+  job text PRIMARY KEY,
+  position bigint NOT NULL DEFAULT 0,
+  at timestamptz,
+  holder text
+);
 
 -- The texts that this server writes: RFC 3339, UTC, microseconds, Z.
 CREATE FUNCTION coordd.time_text(moment timestamptz) RETURNS text
@@ -159,7 +173,7 @@ RETURN (pos << 20) | floor(random() * 1048576)::bigint;
 
 -- Make the partitions of the events from one month to another, each given by a moment in it.
 CREATE FUNCTION coordd.make_partitions(p_from timestamptz, p_to timestamptz) RETURNS integer
-LANGUAGE plpgsql SET timezone = 'UTC' AS $$
+LANGUAGE plpgsql SET timezone = 'UTC' SET lock_timeout = '2s' AS $$
 DECLARE
   v_month timestamptz := date_trunc('month', p_from);
   v_name text;
@@ -167,7 +181,12 @@ DECLARE
 BEGIN
   WHILE v_month <= p_to LOOP
     v_name := 'events_' || to_char(v_month, 'YYYY_MM');
-    IF to_regclass('coordd.' || quote_ident(v_name)) IS NULL THEN
+    IF to_regclass('coordd.' || v_name) IS NULL THEN
+      -- Not two at once; the other one may have made it, which to_regclass would not see here.
+      PERFORM pg_advisory_xact_lock(hashtext('coordd partitions'));
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_class
+                    WHERE relname = v_name AND relnamespace = 'coordd'::regnamespace) THEN
       EXECUTE format('CREATE TABLE coordd.%I (LIKE coordd.events)', v_name);
       -- Events of that month that came before there was a place for them.
       EXECUTE format('WITH moved AS (DELETE FROM coordd.events_other WHERE at >= %L AND at < %L '
@@ -210,7 +229,7 @@ CREATE FUNCTION coordd.send_1(
   p_claim_senders text[], p_claim_keys text[], p_claim_digests text[], p_claim_counts integer[],
   p_claim_ends integer[],
   OUT o_at text, OUT o_position bigint, OUT o_last_seqs text, OUT o_known integer[]
-) LANGUAGE plpgsql SET lock_timeout = '5s' AS $$
+) LANGUAGE plpgsql SET lock_timeout = '3s' AS $$
 DECLARE
   v_now timestamptz;
   v_sealed boolean;
@@ -344,7 +363,7 @@ CREATE FUNCTION coordd.mark_1(p_shift_us bigint, p_ids text[], p_agents text[], 
 RETURNS TABLE (number integer, gone boolean, id text, seq bigint, from_agent text, to_agent text,
                subject text, body text, priority smallint, thread_id text, in_reply_to text,
                created_at text, expires_at text, state smallint, read_at text, acked_at text)
-LANGUAGE plpgsql SET lock_timeout = '5s' AS $$
+LANGUAGE plpgsql SET lock_timeout = '3s' AS $$
 #variable_conflict use_column
 DECLARE
   v_now timestamptz;
@@ -384,7 +403,7 @@ END $$;
 
 -- Record what has expired, at most p_limit deliveries; answers how many. None while sealed.
 CREATE FUNCTION coordd.expire_1(p_shift_us bigint, p_limit integer) RETURNS integer
-LANGUAGE plpgsql SET lock_timeout = '5s' AS $$
+LANGUAGE plpgsql SET lock_timeout = '3s' AS $$
 DECLARE
   v_now timestamptz := now() + p_shift_us * interval '1 microsecond';
   v_pos bigint;
@@ -416,7 +435,7 @@ END $$;
 -- Write a registry entry. The entry of p_entry gets its created_at and updated_at where p_stamped.
 CREATE FUNCTION coordd.put_1(p_shift_us bigint, p_kind text, p_name text, p_entry json,
                              p_stamped boolean)
-RETURNS text LANGUAGE plpgsql SET lock_timeout = '5s' AS $$
+RETURNS text LANGUAGE plpgsql SET lock_timeout = '3s' AS $$
 DECLARE
   v_sealed boolean;
   v_position bigint;
@@ -445,7 +464,7 @@ END $$;
 
 -- Seal the store or unseal it; answers the position of the newest change.
 CREATE FUNCTION coordd.seal_1(p_epoch bigint, p_sealed boolean) RETURNS bigint
-LANGUAGE plpgsql SET lock_timeout = '5s' AS $$
+LANGUAGE plpgsql SET lock_timeout = '3s' AS $$
 DECLARE
   v_epoch bigint;
   v_position bigint;
@@ -461,9 +480,200 @@ END $$;
 
 -- A real write, durable and without a trace.
 CREATE FUNCTION coordd.prove_1() RETURNS void
-LANGUAGE plpgsql SET lock_timeout = '5s' AS $$
+LANGUAGE plpgsql SET lock_timeout = '3s' AS $$
 BEGIN
   PERFORM 1 FROM coordd.store WHERE NOT sealed FOR UPDATE;
   IF NOT FOUND THEN RAISE EXCEPTION 'the store is sealed' USING ERRCODE = 'CD001'; END IF;
   INSERT INTO coordd.proof (at) VALUES (now()) ON CONFLICT (singleton) DO UPDATE SET at = excluded.at;
+END $$;
+
+-- Upkeep. Each step is small, may be cut off anywhere and be done by two at once.
+
+-- Take or keep the turn of doing it, for some seconds; whether it is p_holder's.
+CREATE FUNCTION coordd.take_turn_1(p_holder text, p_seconds double precision) RETURNS boolean
+LANGUAGE sql AS $$
+WITH taken AS (
+  INSERT INTO coordd.upkeep AS turn (job, holder, at)
+  VALUES ('turn', p_holder, clock_timestamp() + make_interval(secs => p_seconds))
+  ON CONFLICT (job) DO UPDATE SET holder = excluded.holder, at = excluded.at
+   WHERE turn.holder = excluded.holder OR turn.at < clock_timestamp()
+  RETURNING 1)
+SELECT EXISTS (SELECT FROM taken)
+$$;
+
+-- Expire messages by their age: those whose SENT event is of p_from <= at < p_to, in the order of
+-- their positions, from where the last step ended; the first one of p_before or later ends it.
+-- Answers how many events were passed, p_limit at most. None while sealed.
+CREATE FUNCTION coordd.retire_1(p_shift_us bigint, p_job text, p_from timestamptz,
+                                p_to timestamptz, p_before timestamptz, p_limit integer)
+RETURNS integer LANGUAGE plpgsql SET lock_timeout = '5s' AS $$
+DECLARE
+  v_position bigint;
+  v_sent record;
+  v_passed bigint[] := '{}';
+  v_live bigint[];
+  v_pos bigint;
+BEGIN
+  INSERT INTO coordd.upkeep (job) VALUES (p_job) ON CONFLICT DO NOTHING;
+  SELECT position INTO v_position FROM coordd.upkeep WHERE job = p_job FOR UPDATE;
+  FOR v_sent IN
+    SELECT pos, at FROM coordd.events
+     WHERE at >= p_from AND at < p_to AND type = 5 AND pos > v_position
+     ORDER BY pos LIMIT p_limit
+  LOOP
+    EXIT WHEN v_sent.at >= p_before;
+    v_passed := v_passed || v_sent.pos;
+  END LOOP;
+  IF cardinality(v_passed) = 0 THEN RETURN 0; END IF;
+  SELECT array_agg(pos ORDER BY pos) INTO v_live FROM coordd.deliveries
+   WHERE pos = ANY (v_passed) AND state < 3;
+  IF v_live IS NOT NULL THEN
+    PERFORM 1 FROM coordd.store WHERE NOT sealed FOR UPDATE;
+    IF NOT FOUND THEN RETURN 0; END IF;
+    FOR v_pos IN SELECT pos FROM coordd.deliveries WHERE pos = ANY (v_live) AND state < 3
+                  ORDER BY pos
+    LOOP
+      PERFORM coordd._change(v_pos, 1::smallint,
+                             clock_timestamp() + p_shift_us * interval '1 microsecond');
+    END LOOP;
+  END IF;
+  UPDATE coordd.upkeep SET position = v_passed[cardinality(v_passed)] WHERE job = p_job;
+  RETURN cardinality(v_passed);
+END $$;
+
+-- Set next_expiry anew where it is past and nothing is due: what it told of was deleted. Until
+-- then nothing of the inbox may be kept in a cache.
+CREATE FUNCTION coordd.settle_expiries_1(p_shift_us bigint) RETURNS integer
+LANGUAGE plpgsql SET lock_timeout = '5s' AS $$
+DECLARE
+  v_now timestamptz := now() + p_shift_us * interval '1 microsecond';
+  v_settled integer;
+BEGIN
+  PERFORM 1 FROM coordd.inboxes WHERE next_expiry <= v_now LIMIT 1;
+  IF NOT FOUND THEN RETURN 0; END IF;
+  PERFORM 1 FROM coordd.store FOR UPDATE;
+  UPDATE coordd.inboxes AS inbox SET next_expiry = (
+    SELECT min(expires) FROM coordd.deliveries AS delivery
+     WHERE delivery.to_agent = inbox.agent AND expires IS NOT NULL AND state < 3)
+   WHERE next_expiry <= v_now;
+  GET DIAGNOSTICS v_settled = ROW_COUNT;
+  RETURN v_settled;
+END $$;
+
+-- Delete idempotency keys that are older than a day, at most p_limit; answers how many. By
+-- position: they are made in that order. It waits for no send, which may wait for it.
+CREATE FUNCTION coordd.drop_claims_1(p_shift_us bigint, p_limit integer) RETURNS integer
+LANGUAGE plpgsql AS $$
+DECLARE
+  v_dropped integer;
+BEGIN
+  DELETE FROM coordd.claims WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM (SELECT ctid, at FROM coordd.claims ORDER BY pos LIMIT p_limit
+                         FOR UPDATE SKIP LOCKED) AS oldest
+     WHERE at <= now() + p_shift_us * interval '1 microsecond' - interval '1 day'));
+  GET DIAGNOSTICS v_dropped = ROW_COUNT;
+  RETURN v_dropped;
+END $$;
+
+-- Give the bodies of messages back, all of whose deliveries are gone by an event of p_after < pos
+-- <= p_last; p_file: where they were archived. False: another server has done it.
+CREATE FUNCTION coordd.give_back_1(p_shift_us bigint, p_after bigint, p_last bigint,
+                                   p_messages bigint[], p_file text, p_archived integer)
+RETURNS boolean LANGUAGE plpgsql SET lock_timeout = '5s' AS $$
+DECLARE
+  v_number integer;
+BEGIN
+  INSERT INTO coordd.upkeep (job) VALUES ('gone') ON CONFLICT DO NOTHING;
+  UPDATE coordd.upkeep SET position = p_last WHERE job = 'gone' AND position = p_after;
+  IF NOT FOUND THEN RETURN false; END IF;
+  IF p_file IS NOT NULL THEN
+    INSERT INTO coordd.archives (name, messages) VALUES (p_file, p_archived)
+    ON CONFLICT (name) DO UPDATE SET messages = excluded.messages
+    RETURNING number INTO v_number;
+  END IF;
+  UPDATE coordd.messages SET
+    archive = CASE WHEN body IS NOT NULL THEN v_number END, body = NULL,
+    gone_at = now() + p_shift_us * interval '1 microsecond'
+   WHERE pos = ANY (p_messages) AND gone_at IS NULL;
+  RETURN true;
+END $$;
+
+-- Remove messages that are gone since before p_before and have no body, at most p_limit; answers
+-- how many. p_find: keep where they are archived. Their events go with the next thin_1.
+CREATE FUNCTION coordd.forget_1(p_before timestamptz, p_find boolean, p_limit integer)
+RETURNS integer LANGUAGE plpgsql SET lock_timeout = '5s' AS $$
+DECLARE
+  v_claimed bigint;
+  v_forgotten integer;
+BEGIN
+  -- A repeat of their request is answered by them.
+  SELECT min(pos) INTO v_claimed FROM coordd.claims;
+  WITH old AS MATERIALIZED (
+    SELECT pos, deliveries, id, archive FROM coordd.messages
+     WHERE gone_at < p_before AND (v_claimed IS NULL OR pos < v_claimed)
+     ORDER BY gone_at LIMIT p_limit FOR UPDATE SKIP LOCKED
+  ), found AS (
+    INSERT INTO coordd.archived (id, archive)
+    SELECT id, archive FROM old WHERE p_find AND archive IS NOT NULL
+    ON CONFLICT (id) DO UPDATE SET archive = excluded.archive
+  ), undelivered AS (
+    DELETE FROM coordd.deliveries AS delivery USING old
+     WHERE delivery.pos > old.pos - old.deliveries AND delivery.pos <= old.pos)
+  DELETE FROM coordd.messages AS message USING old WHERE message.pos = old.pos;
+  GET DIAGNOSTICS v_forgotten = ROW_COUNT;
+  RETURN v_forgotten;
+END $$;
+
+-- Whether a month has events, of positions to p_last, of messages that are forgotten.
+CREATE FUNCTION coordd.has_orphans_1(p_from timestamptz, p_to timestamptz, p_last bigint)
+RETURNS boolean LANGUAGE sql STABLE AS $$
+SELECT EXISTS (SELECT FROM coordd.events AS event
+  WHERE at >= p_from AND at < p_to AND pos <= p_last
+    AND NOT EXISTS (SELECT FROM coordd.messages WHERE id = event.message_id))
+$$;
+
+-- Replace a month's partition by one without the events, of positions to p_last, of messages that
+-- are forgotten; drop it where nothing is left. Answers how many events stay.
+--
+-- The rows that stay are copied without a lock that anybody would notice; only the change of the
+-- partitions, which takes some milliseconds, keeps others out.
+CREATE FUNCTION coordd.thin_1(p_from timestamptz, p_to timestamptz, p_last bigint)
+RETURNS bigint LANGUAGE plpgsql SET timezone = 'UTC' SET lock_timeout = '500ms' AS $$
+DECLARE
+  v_old text := 'events_' || to_char(p_from, 'YYYY_MM');
+  v_new text := v_old || '_new';
+  v_copied bigint;
+  v_left bigint;
+  v_late bigint;
+BEGIN
+  IF NOT pg_try_advisory_xact_lock(hashtext('coordd partitions')) THEN
+    RAISE EXCEPTION 'another server changes the partitions' USING ERRCODE = 'lock_not_available';
+  END IF;
+  EXECUTE format('CREATE TABLE coordd.%I (LIKE coordd.events INCLUDING INDEXES, '
+                 'CONSTRAINT month CHECK (at IS NOT NULL AND at >= %L AND at < %L))',
+                 v_new, p_from, p_to);
+  SELECT position INTO v_copied FROM coordd.store;
+  EXECUTE format('INSERT INTO coordd.%I SELECT * FROM coordd.%I AS event WHERE pos <= %s AND '
+                 '(pos > %s OR EXISTS (SELECT FROM coordd.messages WHERE id = event.message_id))',
+                 v_new, v_old, v_copied, p_last);
+  GET DIAGNOSTICS v_left = ROW_COUNT;
+  LOCK TABLE coordd.events IN ACCESS EXCLUSIVE MODE;
+  -- What an import has added in the meantime.
+  EXECUTE format('INSERT INTO coordd.%I SELECT * FROM coordd.%I '
+                 'WHERE type = ANY (''{1,2,3,4,5}'') AND pos > %s', v_new, v_old, v_copied);
+  GET DIAGNOSTICS v_late = ROW_COUNT;
+  v_left := v_left + v_late;
+  EXECUTE format('DROP TABLE coordd.%I', v_old);
+  IF v_left = 0 THEN
+    EXECUTE format('DROP TABLE coordd.%I', v_new);
+    DELETE FROM coordd.upkeep WHERE job IN ('age of ' || v_old, 'thin ' || v_old);
+    RETURN 0;
+  END IF;
+  EXECUTE format('ALTER TABLE coordd.%I RENAME TO %I', v_new, v_old);
+  EXECUTE format('ALTER TABLE coordd.events ATTACH PARTITION coordd.%I FOR VALUES FROM (%L) TO (%L)',
+                 v_old, p_from, p_to);
+  EXECUTE format('ALTER TABLE coordd.%I DROP CONSTRAINT month', v_old);
+  INSERT INTO coordd.upkeep (job, position) VALUES ('thin ' || v_old, p_last)
+  ON CONFLICT (job) DO UPDATE SET position = excluded.position;
+  RETURN v_left;
 END $$;

@@ -42,11 +42,11 @@ class NoStore:
         """Make up a page and counts once, of the size that a full store's have."""
         self._loop = asyncio.get_running_loop()
         rng = random.Random(0)
-        self._page = Page([MessageJson(msgspec.json.encode(Message(
-            id=f"{ID}{number:05d}", seq=20_000 - number, thread_id=f"{ID}{number:05d}",
-            created_at=AT, in_reply_to=None, expires_at=None, state="unread", read_at=None,
-            acked_at=None, priority="normal", **message(rng)))) for number in range(100)],
-            "20000", 20_000)
+        self._page = Page([MessageJson(msgspec.json.encode(msgspec.convert({
+            "id": f"{ID}{number:05d}", "seq": 20_000 - number, "thread_id": f"{ID}{number:05d}",
+            "created_at": AT, "in_reply_to": None, "expires_at": None, "state": "unread",
+            "read_at": None, "acked_at": None, "priority": "normal", **message(rng)}, Message)))
+            for number in range(100)], "20000", 20_000)
         self._stats = Stats(1_000_000, 1_000_000, {"SENT": 1_000_000}, {
             name: AgentStats(20_000, 20_000, 20_000) for name in AGENTS}, 500_000_000)
         self._seq = 0

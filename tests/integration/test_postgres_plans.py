@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from coordd.engines.postgres import commit, feeding, queries, search, sending
+from coordd.engines.postgres import feeding, importing, queries, search, sending
 from support.postgres import Databases
 
 LIMIT = 101  # a page, and one more to know whether there is a next
@@ -22,6 +22,7 @@ HIGHEST = (1 << 63) - 1
 BIG, DONE = "big", "done"
 LARGE = {"messages", "deliveries", "events", "claims"}
 RUNS = 3  # of a page: one a state
+TYPES = {"senders": "text[]", "keys": "text[]"}  # where the statement leaves it open
 FILL = """
 SELECT coordd.make_partitions(now() - interval '6 months', now() + interval '1 month');
 INSERT INTO coordd.messages (pos, id, from_agent, subject, body, created_at, thread_id, deliveries,
@@ -76,6 +77,7 @@ READS: dict[str, tuple[str, dict[str, Any]]] = {
     "entry": (queries.ENTRY, {"kind": "agent", "name": "x"}),
     "receipts of ids": (sending.RECEIPTS_OF_IDS, {"ids": ["id-5", "id-6"]}),
     "receipts of a claim": (sending.RECEIPTS_OF_CLAIM, {"pos": 5, "count": 2}),
+    "import, known": (importing._KNOWN, {"ids": ["id-5", "id-6"]}),
     "claims": (sending.CLAIMS, {"senders": ["sender-1"], "keys": ["key-1"]}),
     "feed, next": (feeding._NEXT, {"after": 100}),
     **{f"feed, {text.split('coordd.')[1].split()[0]}": (text, {"after": 100, "end": 200})
@@ -85,9 +87,6 @@ READS: dict[str, tuple[str, dict[str, Any]]] = {
     "search, messages": (search._MESSAGES, {"first": 500, "last": 700, "below": HIGHEST,
                                             "party": None, "shift": 0}),
     "search, next block": (search._NEXT_BLOCK, {"covered": 100, "limit": 128}),
-}
-WRITES: dict[str, tuple[str, dict[str, Any]]] = {
-    "barrier": (commit._BARRIER, {}),
 }
 
 Node = dict[str, Any]
@@ -113,7 +112,8 @@ def plan(connection: psycopg.Connection, text: str, values: dict[str, Any]) -> l
     """The nodes of the statement's generic plan, run."""
     names = list(values)
     numbered = re.sub(r"%\((\w+)\)s", lambda match: f"${names.index(match[1]) + 1}", text)
-    connection.execute(f"PREPARE looked_at AS {numbered}".encode())
+    types = f"({', '.join(TYPES.get(name, 'unknown') for name in names)})" if names else ""
+    connection.execute(f"PREPARE looked_at {types} AS {numbered}".encode())
     try:
         arguments = sql.SQL(", ").join(map(sql.Literal, values.values()))
         run = sql.SQL("EXECUTE looked_at({})").format(arguments) if names else sql.SQL(
@@ -154,18 +154,21 @@ def shown(nodes: list[Node]) -> list[tuple[Any, ...]]:
 @pytest.mark.parametrize("name", list(READS))
 def test_a_read_goes_by_an_index(connection: psycopg.Connection, name: str) -> None:
     nodes = plan(connection, *READS[name])
-    scans = [node for node in nodes if table_of(node) in LARGE]
-    assert all(node["Node Type"] in ("Index Scan", "Index Only Scan", "Bitmap Heap Scan")
-               for node in scans), shown(nodes)
+    for node in nodes:
+        # A partition without a row is read at once.
+        if table_of(node) in LARGE and rows_read([node], table_of(node)):
+            assert node["Node Type"] in ("Index Scan", "Index Only Scan", "Bitmap Heap Scan"), (
+                shown(nodes))
     # No read of a page looks at more than a few pages' rows, whatever the tables hold.
     assert sum(rows_read(nodes, table) for table in LARGE) <= 20 * LIMIT, shown(nodes)
 
 
-def test_every_statement_is_looked_at() -> None:
-    texts = {text for text, _ in READS.values()}
-    assert {text for name, value in vars(queries).items() if name.isupper()
-            and name not in ("ALIVE", "SHOWN", "VERSION") and not name.startswith("_")
-            for text in (value.values() if isinstance(value, dict) else [value])} <= texts
+def test_every_statement_of_the_reads_is_looked_at() -> None:
+    looked_at = {text for text, _ in READS.values()}
+    wanted = {text for name, value in vars(queries).items() if not name.startswith("_")
+              for text in (value.values() if isinstance(value, dict) else [value])
+              if isinstance(text, str) and text.lstrip().startswith("SELECT")}
+    assert wanted - looked_at == {queries.SIZE}
 
 
 @pytest.mark.parametrize("newest", [True, False])

@@ -18,6 +18,7 @@ SELECT min(pos) FROM (
   UNION ALL
   SELECT event.pos FROM generate_series(1, 4) AS wanted (type)
    CROSS JOIN LATERAL (SELECT pos FROM coordd.events WHERE type = wanted.type AND pos > %(after)s
+                         AND pos > 0
                         ORDER BY pos LIMIT 1) AS event) AS each"""
 _MESSAGES: Final[LiteralString] = """
 SELECT pos, id, from_agent, subject, body, priority, coalesce(thread_id, id), in_reply_to,
@@ -28,7 +29,7 @@ SELECT message, to_agent, seq FROM coordd.deliveries
  WHERE pos > %(after)s AND pos <= %(end)s ORDER BY pos"""
 _SENT_TIMES: Final[LiteralString] = """
 SELECT pos, coalesce(at_text, coordd.time_text(at)) FROM coordd.events
- WHERE type = 5 AND pos > %(after)s AND pos <= %(end)s"""
+ WHERE type = 5 AND pos > %(after)s AND pos <= %(end)s AND pos > 0"""
 _CLAIMS: Final[LiteralString] = """
 SELECT pos, sender, key, digest, count FROM coordd.claims
  WHERE pos > %(after)s AND pos <= %(end)s"""
@@ -38,6 +39,7 @@ SELECT event.pos, event.type, coalesce(event.at_text, coordd.time_text(event.at)
   FROM generate_series(1, 4) AS wanted (type)
  CROSS JOIN LATERAL (SELECT * FROM coordd.events AS event
     WHERE event.type = wanted.type AND event.pos > %(after)s AND event.pos <= %(end)s
+      AND event.pos > 0
       -- A forgotten message's events go some time after it.
       AND EXISTS (SELECT FROM coordd.messages WHERE id = event.message_id)) AS event"""
 _ENTRIES: Final[LiteralString] = """

@@ -13,6 +13,7 @@ from typing import Any, Final, LiteralString
 
 from psycopg import AsyncCursor
 
+from coordd.engines.postgres import queries
 from coordd.engines.postgres.arrays import bigints, ints, shorts, texts
 from coordd.engines.postgres.checks import checked
 from coordd.engines.postgres.database import Connection, Database, Row
@@ -27,12 +28,10 @@ SELECT set_config('lock_timeout', '10s', true),
 _LOCK: Final[LiteralString] = "SELECT position FROM coordd.store FOR UPDATE"
 _PARTITIONS: Final[LiteralString] = """
 SELECT coordd.make_partitions(month, month) FROM unnest(%(months)s::timestamptz[]) AS month"""
-_KNOWN: Final[LiteralString] = """
+_KNOWN: Final[LiteralString] = f"""
 SELECT message.id, message.from_agent, message.subject, message.pos, delivery.pos,
        delivery.to_agent, delivery.seq, delivery.state, delivery.read_at, delivery.acked_at
-  FROM coordd.messages AS message
-  JOIN coordd.deliveries AS delivery
-    ON delivery.pos > message.pos - message.deliveries AND delivery.pos <= message.pos
+  FROM coordd.messages AS message {queries.DELIVERIES}
  WHERE message.id = ANY(%(ids)s) ORDER BY delivery.pos"""
 _LAST_SEQS: Final[LiteralString] = """
 SELECT agent, last_seq FROM coordd.inboxes WHERE agent = ANY(%(agents)s)"""

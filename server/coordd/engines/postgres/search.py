@@ -31,9 +31,7 @@ WITH found AS MATERIALIZED (
 SELECT first, last FROM found ORDER BY last DESC LIMIT %(limit)s"""
 _MESSAGES: Final[LiteralString] = f"""
 SELECT delivery.pos, {queries.SHOWN}
-  FROM coordd.messages AS message
-  JOIN coordd.deliveries AS delivery ON delivery.message = message.pos
-   AND delivery.pos > message.pos - message.deliveries AND delivery.pos <= message.pos
+  FROM coordd.messages AS message {queries.DELIVERIES}
  WHERE message.pos >= %(first)s AND message.pos <= %(last)s AND delivery.pos < %(below)s
    AND (%(party)s::text IS NULL OR message.from_agent = %(party)s OR delivery.to_agent = %(party)s)
    AND {queries.ALIVE}

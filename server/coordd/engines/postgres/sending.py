@@ -12,6 +12,7 @@ from typing import Any, Final, LiteralString
 
 from coordd.engines.postgres.arrays import bigints, ints, names, shorts, texts, texts_or_null
 from coordd.engines.postgres.database import Row
+from coordd.engines.postgres.queries import DELIVERIES
 from coordd.engines.times import text_to_us
 from coordd.model import PRIORITY_RANK
 from coordd.push import payload_of
@@ -29,15 +30,12 @@ SELECT o_at, o_position, o_last_seqs, o_known FROM coordd.send_1(
 _RECEIPTS: Final[LiteralString] = """
 SELECT message.id, coalesce(message.thread_id, message.id), message.created_at,
        delivery.to_agent, delivery.seq
-  FROM coordd.messages AS message
-  JOIN coordd.deliveries AS delivery
-    ON delivery.pos > message.pos - message.deliveries AND delivery.pos <= message.pos
-"""
-RECEIPTS_OF_IDS: Final[LiteralString] = _RECEIPTS + (
-    " WHERE message.id = ANY(%(ids)s) ORDER BY delivery.pos")
-RECEIPTS_OF_CLAIM: Final[LiteralString] = _RECEIPTS + """
- WHERE message.pos IN (SELECT pos FROM coordd.messages WHERE pos >= %(pos)s
-                        ORDER BY pos LIMIT %(count)s)
+  FROM """
+RECEIPTS_OF_IDS: Final[LiteralString] = f"""{_RECEIPTS} coordd.messages AS message {DELIVERIES}
+ WHERE message.id = ANY(%(ids)s) ORDER BY delivery.pos"""
+RECEIPTS_OF_CLAIM: Final[LiteralString] = f"""{_RECEIPTS} (
+    SELECT * FROM coordd.messages WHERE pos >= %(pos)s ORDER BY pos LIMIT %(count)s) AS message
+ {DELIVERIES}
  ORDER BY delivery.pos"""
 CLAIMS: Final[LiteralString] = """
 SELECT sender, key, digest, count, pos FROM coordd.claims

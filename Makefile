@@ -4,9 +4,10 @@
 PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
 PORT ?=
 MACHINES ?= 1
+ENGINE ?= files
 BIN := .venv/bin
 
-.PHONY: up down lab test test-here test-machines check lint unit bench lock
+.PHONY: up down lab test test-here test-machines test-database check lint unit bench lock
 
 # Machines on this computer, and a site that knows them: make lab MACHINES=6
 lab: .venv/.run
@@ -23,17 +24,23 @@ down: .venv/.run
 	@$(BIN)/coordctl down
 
 test: .venv/.dev
-	@command -v ab >/dev/null && command -v redis-server >/dev/null && test -x /usr/sbin/logrotate || \
-	  { $(call install,apache2-utils logrotate redis-server); }
+	@command -v ab >/dev/null && command -v redis-server >/dev/null && test -x /usr/sbin/logrotate && \
+	  test -n "$(wildcard /usr/lib/*/faketime/libfaketime.so.1)" || \
+	  { $(call install,apache2-utils libfaketime logrotate redis-server); }
 	@$(MAKE) --no-print-directory -j2 test-here test-machines
 
 # What needs no machine but this one, and what provisions others. On two cores both are done in less
 # time than one after the other.
 test-here: .venv/.dev
-	$(BIN)/pytest -q --ignore=tests/lab/test_team.py --ignore=tests/lab/test_team_faults.py --ignore=tests/roles
+	$(BIN)/pytest -q -m "not database" --ignore=tests/lab/test_team.py --ignore=tests/lab/test_team_faults.py --ignore=tests/roles
 
 test-machines: .venv/.dev
 	$(BIN)/pytest -q tests/roles tests/lab/test_team.py tests/lab/test_team_faults.py
+	@$(MAKE) --no-print-directory test-database
+
+# Engine postgres alone: conformance, faults, plans, on one machine with Postgres and pgbouncer.
+test-database: .venv/.dev
+	$(BIN)/pytest -q -m database
 
 check: .venv/.dev
 	@$(MAKE) --no-print-directory -j2 lint unit
@@ -44,10 +51,10 @@ lint: .venv/.dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/ansible-lint -q
 
 unit: .venv/.dev
-	$(BIN)/pytest -q tests/unit tests/conformance
+	$(BIN)/pytest -q -m "not database" tests/unit tests/conformance
 
 bench: .venv/.dev
-	$(BIN)/python -m bench
+	$(BIN)/python -m bench --engine $(ENGINE)
 
 # The environment. A stamp is younger than the lock that was installed.
 

@@ -37,11 +37,16 @@ class Memory(msgspec.Struct, frozen=True):
 
 
 class Daemon:
-    """A server on a free port. `kind`: coordd; `noop`, coordd without a store; `raw`, uvicorn."""
+    """A server on a free port. `kind`: coordd; `noop`, coordd without a store; `raw`, uvicorn.
 
-    def __init__(self, kind: str, folder: Path, *, data: Path | None = None) -> None:
+    `store`: coordd's settings of where the messages are; `data`, a folder, unless told.
+    """
+
+    def __init__(self, kind: str, folder: Path, *, data: Path | None = None, store: str = ""
+                 ) -> None:
         self.kind = kind
         self.data = data or folder / f"{kind}-data"
+        self._store = store or f'data = "{self.data}"\n'
         self._folder = folder
         self._log = folder / f"{kind}.log"
         self.port = 0
@@ -51,7 +56,7 @@ class Daemon:
         """Start and wait for /ready; the seconds from the process's start to its first 200."""
         self.port = free_port()
         settings = self._folder / f"{self.kind}.toml"
-        settings.write_text(f'port = {self.port}\ndata = "{self.data}"\nlog_level = "warning"\n',
+        settings.write_text(f'port = {self.port}\n{self._store}log_level = "warning"\n',
                             encoding="utf-8")
         argv = {"coordd": ["coordd", "--settings", str(settings)],
                 "noop": ["bench.noop_server", "--settings", str(settings)],

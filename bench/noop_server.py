@@ -36,6 +36,8 @@ AT = "2026-01-01T00:00:00.000000Z"
 class NoStore:
     """The part of the store port that the bench's requests reach."""
 
+    shared = False
+
     async def open(self) -> None:
         """Make up a page and counts once, of the size that a full store's have."""
         self._loop = asyncio.get_running_loop()
@@ -88,7 +90,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--settings", type=Path, required=True)
     wanted = settings.load(parser.parse_args().settings, os.environ)
-    daemon = Daemon(wanted, cast("Store", NoStore()))
+    daemon = Daemon(wanted, cast("Store", NoStore()), "noop")
     with command._bound(wanted) as sock:
         uvloop.run(command._serve(wanted, daemon, sock))
     return 0

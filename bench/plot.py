@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from bench.postgres.bare import COPY_LOOP, LARGE_LOOP, SMALL_LOOP
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,14 +25,48 @@ DARK = {INK: "#e6edf3", PAPER: "#0d1117", GRID: "#30363d", OURS: "#58a6ff", BAR:
         "#1a7f37": "#56d364", "#bf5700": "#f0883e", "#8250df": "#bc8cff", "#0a7ea4": "#39c5cf"}
 """What a viewer with a dark scheme sees instead, in the SVG."""
 
-PANELS = (
-    ("Single sends", "POST /messages", 20_000,
-     (("POST /messages, 64", "64 connections"), ("10 concurrent", "10 senders")),
-     ("one sender", "no-op server", "raw uvicorn", "fdatasync, each")),
-    ("Batches of 100", "POST /messages/batch", 250_000,
-     (("POST /messages/batch", "16 connections"),),
-     ("no-op server", "fdatasync, each 64")),
-)
+
+
+class Panel(NamedTuple):
+    """Bars of one kind. `bars`: (the beginning of a row's name, which of its limits or "" for
+    ours, label), from top to bottom.
+    """
+
+    title: str
+    bar: int
+    bars: tuple[tuple[str, str, str], ...]
+
+
+_SEND, _BATCH, _TEN, _IMPORT = (
+    "POST /messages, 64", "POST /messages/batch", "10 concurrent", "import, 5,000")
+PANELS: Final = {
+    "files": {
+        "single": Panel("Single sends", 20_000, (
+            (_SEND, "", "64 connections"), (_TEN, "", "10 senders"),
+            (_TEN, "one sender", "one sender"), (_SEND, "no-op server", "no-op server"),
+            (_SEND, "raw uvicorn", "raw uvicorn"), (_SEND, "fdatasync, each", "fdatasync, each"))),
+        "batch": Panel("Batches of 100", 250_000, (
+            (_BATCH, "", "16 connections"), (_BATCH, "no-op server", "no-op server"),
+            (_SEND, "fdatasync, each 64", "fdatasync, each 64"))),
+    },
+    "postgres": {
+        "single": Panel("Single sends", 12_000, (
+            (_SEND, "", "64 connections"), (_TEN, "", "10 senders"),
+            (_TEN, "one sender", "one sender"), (_SEND, SMALL_LOOP, "unnest, 64"),
+            (_SEND, LARGE_LOOP, "unnest, 1,600"), (_SEND, "no-op server", "no-op server"))),
+        "batch": Panel("Batches of 100", 50_000, (
+            (_BATCH, "", "16 connections"), (_BATCH, LARGE_LOOP, "unnest, 1,600"),
+            (_BATCH, COPY_LOOP, "COPY, 5,000"))),
+        "import": Panel("Imports", 80_000, (
+            (_IMPORT, "", "5,000 a commit"), (_IMPORT, COPY_LOOP, "COPY, 5,000"))),
+    },
+}
+_LAYOUT: Final[dict[str, tuple[list[Any], float, tuple[int, ...]]]] = {
+    "files": ([["single", "curves"], ["batch", "curves"]], 6.4, (6, 4)),
+    "postgres": ([["single", "curves"], ["batch", "curves"], ["import", "sizes"],
+                  [".", "sizes"]], 10.5, (6, 4, 3, 2)),
+}
+"""Panels, height in inches, parts of it."""
 
 
 def draw(results: Results, folder: Path) -> list[Path]:
@@ -40,14 +76,17 @@ def draw(results: Results, folder: Path) -> list[Path]:
         "xtick.color": INK, "ytick.color": INK, "axes.facecolor": PAPER,
         "figure.facecolor": PAPER, "savefig.facecolor": PAPER, "svg.fonttype": "none",
         "svg.hashsalt": "coordctl", "axes.spines.top": False, "axes.spines.right": False})
-    figure, axes = plt.subplot_mosaic(
-        [["single", "curves"], ["batch", "curves"]], figsize=(12, 6.4), layout="constrained",
-        width_ratios=(5, 6), height_ratios=(6, 4))
-    for panel, axis in zip(PANELS, (axes["single"], axes["batch"]), strict=True):
-        _bars(axis, results.rows, *panel)
+    mosaic, height, parts = _LAYOUT[results.engine]
+    figure, axes = plt.subplot_mosaic(mosaic, figsize=(12, height), layout="constrained",
+                                      width_ratios=(5, 6), height_ratios=parts)
+    for name, panel in PANELS[results.engine].items():
+        _bars(axes[name], results.rows, panel)
     _curves(axes["curves"], results)
+    if "sizes" in axes:
+        _sizes(axes["sizes"], results)
     size = "quick run" if results.quick else "full run"
-    figure.suptitle(f"coordd bench, {size}, {results.at[:10]}: each answer after fdatasync",
+    synced = {"files": "fdatasync", "postgres": "a synced commit"}[results.engine]
+    figure.suptitle(f"coordd bench, {size}, {results.at[:10]}: each answer after {synced}",
                     fontweight="bold", ha="left", x=0.01)
     paths = [folder / "plot.svg", folder / "plot.png"]
     figure.savefig(paths[0], metadata={"Date": None})
@@ -57,17 +96,17 @@ def draw(results: Results, folder: Path) -> list[Path]:
     return paths
 
 
-def _bars(axis: Any, rows: list[Row], title: str, request: str, bar: float,
-          ours: tuple[tuple[str, str], ...], limits: tuple[str, ...]) -> None:
+def _bars(axis: Any, rows: list[Row], panel: Panel) -> None:
     shown: list[tuple[str, Spread, str]] = []
-    for prefix, label in ours:
-        shown += [(label, row.ours, OURS) for row in rows if row.name.startswith(prefix)]
-    for name in limits:
-        owners = [row for row in rows if name != "no-op server"
-                  or row.name.startswith((f"{request},", f"{request} "))]
-        shown += [(name, limit.value, OURS if name == "one sender" else LIMIT) for row in owners
-                  for limit in row.limits if limit.name == name and row.unit == "msg/s"]
-    axis.set_title(f"{title}, messages a second", loc="left", fontsize=11, pad=18)
+    for prefix, limit, label in panel.bars:
+        owners = [row for row in rows if row.name.startswith(prefix)]
+        if limit:
+            shown += [(label, each.value, OURS if limit == "one sender" else LIMIT)
+                      for row in owners for each in row.limits if each.name == limit]
+        else:
+            shown += [(label, row.ours, OURS) for row in owners]
+    bar = panel.bar
+    axis.set_title(f"{panel.title}, messages a second", loc="left", fontsize=11, pad=18)
     if not shown:
         axis.set_axis_off()
         return
@@ -129,6 +168,35 @@ def _curves(axis: Any, results: Results) -> None:
     axis.set_axisbelow(True)
     axis.legend(loc="upper left", bbox_to_anchor=(0, -0.07), ncols=2, fontsize=8, frameon=False,
                 borderpad=0, columnspacing=1, handlelength=1.8)
+
+
+def _sizes(axis: Any, results: Results) -> None:
+    axis.set_title("Cost of a request, in parts of that on the smallest store", loc="left",
+                   fontsize=11, pad=18)
+    if not results.sizes:
+        axis.set_axis_off()
+        return
+    first = results.sizes[0]
+    stored = [size.messages for size in results.sizes]
+    costs = {
+        "a send": [first.send.median / size.send.median for size in results.sizes],
+        "a message in a batch": [first.batch.median / size.batch.median for size in results.sizes],
+        "an inbox page, p50": [size.inbox_p50.median / first.inbox_p50.median
+                               for size in results.sizes],
+        "stats, p50": [size.stats_p50.median / first.stats_p50.median for size in results.sizes]}
+    colours = [colour for colour in CURVES if colour != LIMIT]
+    for (label, values), colour in zip(costs.items(), colours, strict=False):
+        axis.plot(stored, values, color=colour, label=label, linewidth=1.8, marker="o",
+                  markersize=4)
+    axis.axhline(1, color=LIMIT, linestyle=":", linewidth=1.2)
+    axis.set_xscale("log")
+    axis.set_xticks(stored, [f"{messages:,}" for messages in stored])
+    axis.minorticks_off()
+    axis.set_xlabel("messages stored")
+    axis.set_ylim(0, max(2.0, *(1.1 * value for values in costs.values() for value in values)))
+    axis.grid(axis="y", color=GRID, linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.legend(loc="upper left", ncols=2, fontsize=8, frameon=False)
 
 
 def _add_dark(path: Path) -> None:

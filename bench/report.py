@@ -9,6 +9,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from bench.figures import spread
+
 if TYPE_CHECKING:
     from bench.figures import Spread
     from bench.results import Results
@@ -75,6 +77,22 @@ def latencies_table(results: Results) -> Table:
     return table
 
 
+def sizes_table(results: Results) -> Table:
+    """What the same costs on stores of different sizes."""
+    table = Table(title="The same requests on stores of different sizes: medians (least-most)",
+                  title_justify="left", width=WIDTH, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("stored", "sends, msg/s", "batches, msg/s", "inbox p50, ms", "inbox p99, ms",
+                 "stats p50, ms", "disk, MiB"):
+        table.add_column(name, justify="right")
+    for size in results.sizes:
+        table.add_row(
+            f"{size.messages:,}", _spread(size.send), _spread(size.batch),
+            *(_spread(spread([value * 1000 for value in times.values]))
+              for times in (size.inbox_p50, size.inbox_p99, size.stats_p50)),
+            number(size.size_bytes / 2**20))
+    return table
+
+
 def show(results: Results, console: Console) -> None:
     """Print the run."""
     console.print(", ".join(f"{key} {value}" for key, value in results.machine.items()))
@@ -84,6 +102,11 @@ def show(results: Results, console: Console) -> None:
         console.print(latencies_table(results))
         console.print("driver: p99 of how late the driver itself sent; it is contained in the "
                       "figures.", style="dim")
+    if results.sizes:
+        console.print(sizes_table(results))
+    for name, plan in results.plans.items():
+        console.print(f"EXPLAIN, {name}:", plan, sep="\n", markup=False, highlight=False,
+                      soft_wrap=True)
 
 
 def as_text(results: Results) -> str:

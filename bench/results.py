@@ -48,8 +48,24 @@ class Latency(msgspec.Struct, kw_only=True):
     passed: bool | None = None
 
 
+class Size(msgspec.Struct, kw_only=True):
+    """What the same requests cost on a store of `messages`: messages a second of single sends and
+    of batches, seconds of an inbox page (p50, p99) and of the counts (p50), bytes on the disk.
+    """
+
+    messages: int
+    send: Spread
+    batch: Spread
+    inbox_p50: Spread
+    inbox_p99: Spread
+    stats_p50: Spread
+    size_bytes: int
+
+
 class Results(msgspec.Struct, kw_only=True):
-    """A whole run. `machine` says where and with what."""
+    """A whole run. `machine` says where and with what; `plans`: the database's, by what they are
+    for.
+    """
 
     at: str
     machine: dict[str, str]
@@ -57,6 +73,9 @@ class Results(msgspec.Struct, kw_only=True):
     seconds: float
     rows: list[Row]
     latencies: list[Latency]
+    engine: str = "files"
+    sizes: list[Size] = []
+    plans: dict[str, str] = {}
 
     def missed(self) -> list[str]:
         """The measures whose bar was missed."""

@@ -10,7 +10,7 @@ import msgspec
 from bench.daemon import BenchError, Daemon
 from bench.figures import Spread, median_curve, spread
 from bench.lab import LabSite, why_not
-from bench.results import Latency, Limit, Row
+from bench.results import Latency, Limit, Row, Size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,6 +47,8 @@ class Stand:
         self.say = say
         self.rows: list[Row] = []
         self.latencies: list[Latency] = []
+        self.sizes: list[Size] = []
+        self.plans: dict[str, str] = {}
         self.team: LabSite | None = None
         self._servers: dict[str, Daemon] = {}
         self._sites: list[LabSite] = []
@@ -55,16 +57,23 @@ class Stand:
         """`noop`, `raw`, or a coordd: `fresh` (empty at first), `small`, `large` (filled)."""
         if name not in self._servers:
             folder = self.folder / name
-            folder.mkdir(parents=True)
-            daemon = Daemon(name if name in {"noop", "raw"} else "coordd", folder)
-            self._servers[name] = daemon
+            folder.mkdir(parents=True, exist_ok=True)
+            self._servers[name] = daemon = self._daemon(name, folder)
             daemon.start()
-            filled = {"small": SMALL, "large": self.scale.messages}.get(name, 0)
-            if filled:
-                self.say(f"storing {filled:,} messages")
-                daemon.load("fill", 4, count=filled // 1000)
-                self._check_filled(daemon, filled)
+            self._prepare(name, daemon)
         return self._servers[name]
+
+    def _daemon(self, name: str, folder: Path) -> Daemon:
+        """The server of that name, not started."""
+        return Daemon(name if name in {"noop", "raw"} else "coordd", folder)
+
+    def _prepare(self, name: str, daemon: Daemon) -> None:
+        """Fill the store of a server that has just started for the first time."""
+        filled = {"small": SMALL, "large": self.scale.messages}.get(name, 0)
+        if filled:
+            self.say(f"storing {filled:,} messages")
+            daemon.load("fill", 4, count=filled // 1000)
+            self._check_filled(daemon, filled)
 
     def _check_filled(self, daemon: Daemon, filled: int) -> None:
         _, stats = daemon.get("/api/v1/stats")
@@ -94,6 +103,13 @@ class Stand:
         for site in self._sites:
             if site.is_up:
                 site.down()
+
+    def release(self) -> None:
+        """Let go of what the next measure does not need."""
+
+    def versions(self) -> dict[str, str]:
+        """What else the figures depend on, of what this stand has used."""
+        return {}
 
     def _end_servers(self) -> None:
         for daemon in self._servers.values():

@@ -81,6 +81,10 @@ def _inbox(connection: int, tokens: Mapping[str, str]) -> Iterator[bytes]:
     return itertools.cycle([_read(name, tokens) for name in AGENTS[first:] + AGENTS[:first]])
 
 
+def _one_inbox(_connection: int, tokens: Mapping[str, str]) -> Iterator[bytes]:
+    return itertools.repeat(_read(AGENTS[0], tokens))
+
+
 def _mix(connection: int, tokens: Mapping[str, str]) -> Iterator[bytes]:
     """Sends and READS times as many reads, both of any agent, in a random order."""
     rng = random.Random(2_000_000 + connection)
@@ -103,6 +107,7 @@ WORKLOADS: dict[str, tuple[Callable[[int, Mapping[str, str]], Iterator[bytes]], 
     "batch": (_batch, 100),
     "fill": (_fill, 1000),
     "inbox": (_inbox, 1),
+    "one-inbox": (_one_inbox, 1),
     "mix": (_mix, 1),
     "stats": (_stats, 1),
     "health": (_health, 1),

@@ -13,14 +13,22 @@ from support.postgres import Databases
 FIRST_START_LIMIT_S = 400  # the lab's image may have to be built
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whichever test comes first waits for the machine. One that asks for it only when it runs
-    has to set its limit itself.
+    """Mark what needs the machine, so that it can be chosen or left out with `-m`. Whichever test
+    comes first waits for it.
     """
     for item in items:
-        if "database_machine" in getattr(item, "fixturenames", ()) and (
-                item.get_closest_marker("timeout") is None):
-            item.add_marker(pytest.mark.timeout(FIRST_START_LIMIT_S))
+        if _needs_the_machine(item):
+            item.add_marker(pytest.mark.database)
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(FIRST_START_LIMIT_S))
+
+
+def _needs_the_machine(item: pytest.Item) -> bool:
+    callspec = getattr(item, "callspec", None)
+    engine = callspec.params.get("new_harness", "") if callspec else ""
+    return "database_machine" in getattr(item, "fixturenames", ()) or engine.startswith("postgres")
 
 
 @pytest.fixture(scope="session")

@@ -116,7 +116,7 @@ async def _serve(wanted: Settings, daemon: Daemon, sock: socket) -> None:
     except (StoreError, OSError) as error:
         reason = str(error) if isinstance(error, StoreError) else (
             f"{error.strerror}: {error.filename}" if error.filename else error.strerror)
-        what = f"the data folder {wanted.data}" if wanted.data else "the store"
+        what = f"the data folder {wanted.data}" if wanted.engine == "files" else "the database"
         raise StartError(f"cannot open {what}: {reason}") from error
     server = http.Server(daemon.application, on_stop=daemon.hub.close,
                          on_hangup=lambda: _hang_up(daemon))
@@ -127,7 +127,7 @@ async def _serve(wanted: Settings, daemon: Daemon, sock: socket) -> None:
     try:
         sock.listen(http.BACKLOG)
         log.info("coordd %s listening on %s, data in %s", __version__, http.url_of(sock),
-                 wanted.data or wanted.postgres_url)
+                 wanted.postgres_url if wanted.engine == "postgres" else wanted.data)
         notify("READY=1")
         await server.serve(sockets=[sock])
     except OSError as error:

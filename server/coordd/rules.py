@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -25,6 +25,11 @@ NAMES_REMEMBERED: Final = 20_000
 RECIPIENTS_MAX: Final = 100
 BODY_SURELY_SHORT: Final = BODY_BYTES_MAX // 4
 """A text of so many characters is within the limit in any UTF-8."""
+CLOCKS_APART: Final = timedelta(minutes=10)
+"""How far the clocks of sender, server and store may be from each other. Whether a message has
+expired is told by the store's: one whose time passed in between is stored and not shown, and the
+request that settles what became of it is answered.
+"""
 
 _key = re.compile(rb"[\x21-\x7e]{1,%d}\Z" % KEY_LENGTH_MAX)
 _time = re.compile(r"[0-9][0-9A-Z:.+ -]{9,49}\Z")
@@ -166,7 +171,7 @@ def _expiry_problem(text: str) -> str:
     if moment is None:
         return (f"{shown(text)} is no time: use RFC 3339 with an offset, such as "
                 "\"2030-01-31T12:00:00Z\"")
-    return "" if moment > datetime.now(UTC) else f"{shown(text)} is past"
+    return "" if moment > datetime.now(UTC) - CLOCKS_APART else f"{shown(text)} is past"
 
 
 def decoder_of(kind: Any) -> Callable[[bytes], Any]:

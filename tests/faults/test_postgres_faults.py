@@ -9,22 +9,30 @@ from __future__ import annotations
 
 import signal
 import time
+import urllib.request
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from faults.twoservers import ANSWER_LIMIT_S, Load, Site, await_, site_of
+from faults.clients import INBOXES, Connection, all_of
+from faults.twoservers import ANSWER_LIMIT_S, Load, Site, await_, gauge, site_of
+from support.redis import RedisServer
 from support.relay import Relay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from support.postgres import Databases
 
 pytestmark = pytest.mark.timeout(400)
 
 STOPPED_S = 3.0
+CLOCK_OFF_S = 300
+CLOCKS_AGREE = timedelta(seconds=1)
+"""How well this computer's clock and the database machine's do: it is the same."""
 
 
 @pytest.fixture
@@ -154,6 +162,100 @@ def test_one_server_is_stopped_in_a_flush(site: Site, load: Load) -> None:
     assert len(meanwhile) > 20
     assert all(attempt.outcome == "ok" for attempt in meanwhile)
     assert max(attempt.ended - attempt.started for attempt in meanwhile) < STOPPED_S / 2
+
+
+def test_redis_goes_and_comes_back(site: Site) -> None:
+    redis = RedisServer().start()
+    site.more |= {"cache": "redis", "redis_url": redis.url}
+    site.start()
+    load = Load(site, 7)
+
+    def cached() -> bool:
+        return all(gauge(server, "coordd_cache_connected") for server in site.servers)
+
+    def hit(more: int) -> None:
+        """Let the caches of both servers answer so many reads."""
+        goals = [gauge(server, "coordd_cache_hits_total") + more for server in site.servers]
+        await_(lambda: cached() and all(
+            gauge(server, "coordd_cache_hits_total") >= goal
+            for server, goal in zip(site.servers, goals, strict=True)), load.failed)
+
+    try:
+        load.start()
+        hit(20)
+        redis.kill()
+        await_(lambda: not any(gauge(server, "coordd_cache_connected") for server in site.servers),
+               load.failed)
+        load.resumed()
+        load.run(20)
+        redis.start()
+        hit(20)
+        for _ in range(30):
+            redis.ask("FLUSHALL")
+            time.sleep(load.random.uniform(0, 0.02))
+        redis.pause()
+        load.run(20)
+        load.resumed()
+        redis.resume()
+        hit(20)
+        site.machine.terminate_backends(site.database)
+        hit(20)
+        assert load.stop() == []
+        assert not any(sender.refusals for sender in load.senders)
+    finally:
+        load.abandon()
+        redis.close()
+
+
+def test_the_clock_of_one_server_is_off(site: Site) -> None:
+    """Times are the database's, and what a message's `expires_at` means is told by its clock."""
+    [library] = Path("/usr/lib").glob("*/faketime/libfaketime.so.1")
+    site.start(env_of_a={"LD_PRELOAD": str(library), "FAKETIME": f"{CLOCK_OFF_S:+d}s",
+                         "FAKETIME_DONT_FAKE_MONOTONIC": "1"})
+    a, b = (Connection(address) for address in site.addresses)
+    with urllib.request.urlopen(f"{site.servers[0].url}/health", timeout=10) as answer:
+        there = parsedate_to_datetime(answer.headers["Date"])
+    assert abs((there - datetime.now(UTC)).total_seconds() - CLOCK_OFF_S) < 10
+    load = Load(site, 7)
+    began = datetime.now(UTC)
+    try:
+        load.start()
+
+        def send(connection: Connection, subject: str, lives_s: float) -> str:
+            expires_at = datetime.now(UTC) + timedelta(seconds=lives_s)
+            status, answer = connection.ask("POST", "/api/v1/messages", {
+                "from_agent": "sender", "to_agent": "late", "subject": subject, "body": "",
+                "expires_at": expires_at.isoformat()})
+            assert status == 200, answer
+            return str(answer["id"])
+
+        def late() -> list[list[str]]:
+            """What each server shows in the inbox."""
+            pages = [connection.ask("GET", "/api/v1/inbox/late")[1] for connection in (a, b)]
+            return [[message["subject"] for message in page["messages"]] for page in pages]
+
+        expiring_at = time.monotonic() + 2
+        for number, connection in enumerate((a, b)):
+            send(connection, f"long-{number}", 100)
+            send(connection, f"short-{number}", 2)
+        assert late() == [["short-1", "long-1", "short-0", "long-0"]] * 2
+        load.run()
+        await_(lambda: late() == [["long-1", "long-0"]] * 2, lambda: str(late()))
+        assert 0 <= time.monotonic() - expiring_at < 3
+        assert load.stop() == []
+        for to in INBOXES:
+            messages = all_of(site.addresses[0], to, dict)
+            times = [datetime.fromisoformat(message["created_at"]) for message in messages]
+            assert times == sorted(times)
+            marks = [datetime.fromisoformat(at) for message in messages
+                     for at in (message["read_at"], message["acked_at"]) if at]
+            assert marks
+            assert began - CLOCKS_AGREE < min(times + marks)
+            assert max(times + marks) < datetime.now(UTC) + CLOCKS_AGREE
+    finally:
+        load.abandon()
+        a.close()
+        b.close()
 
 
 def test_a_database_that_answers_before_it_has_written_is_found_out(site: Site) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+import urllib.request
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -60,9 +61,9 @@ class Site:
             "postgres_password_file": self.machine.password_file,
             "admin_token_file": self.folder / "admin", **self.more, **more}
 
-    def start(self, env_of_a: dict[str, str] | None = None) -> None:
-        """Start both."""
-        for number, address in enumerate(self.addresses):
+    def start(self, count: int = 2, env_of_a: dict[str, str] | None = None) -> None:
+        """Start both, or A alone."""
+        for number, address in enumerate(self.addresses[:count]):
             env = env_of_a if number == 0 else None
             server = start(self.folder / f"server-{number}", env=env, **self.settings())
             self.servers.append(server)
@@ -98,6 +99,13 @@ def site_of(databases: Databases, folder: Path, **more: Any) -> Iterator[Site]:
         yield site
     finally:
         site.close()
+
+
+def gauge(server: Server, name: str) -> float:
+    """What a server's metrics say."""
+    with urllib.request.urlopen(f"{server.url}/metrics", timeout=ANSWER_LIMIT_S) as answer:
+        lines = answer.read().decode().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
 
 
 class Load:

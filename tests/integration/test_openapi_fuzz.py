@@ -40,7 +40,7 @@ LEFT_OUT = {
 
 def _document() -> dict[str, Any]:
     wanted = Settings(data=Path("never-opened"))
-    daemon = Daemon(wanted, open_engine(wanted, lambda _error: None))
+    daemon = Daemon(wanted, open_engine(wanted, lambda _error: None, "test"), "test")
     return openapi.document(daemon.application.router.routes)
 
 

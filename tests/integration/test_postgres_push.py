@@ -93,7 +93,6 @@ def pair(request: pytest.FixtureRequest, databases: Databases, tmp_path: Path) -
     pair.close()
 
 
-@pytest.mark.timeout(400)
 def test_a_long_poll_at_another_server_is_woken(pair: Pair) -> None:
     heard = pair.metric("coordd_pushes_heard")
     for _ in range(5):
@@ -104,7 +103,6 @@ def test_a_long_poll_at_another_server_is_woken(pair: Pair) -> None:
     assert pair.metric("coordd_pushes_heard", pair.a) == 0, "a server hears itself"
 
 
-@pytest.mark.timeout(400)
 def test_a_stream_at_another_server_is_woken(pair: Pair) -> None:
     with pair.b.stream("GET", "/api/v1/inbox/bob/stream") as stream:
         lines = stream.iter_lines()
@@ -116,7 +114,6 @@ def test_a_stream_at_another_server_is_woken(pair: Pair) -> None:
             assert time.monotonic() - sent < LOOK_S
 
 
-@pytest.mark.timeout(400)
 def test_more_names_than_a_notification_holds(pair: Pair) -> None:
     names = [f"{number:03d}-" + "n" * 46 for number in range(200)]
     batch = [{"from_agent": "sender", "to_agent": names[first : first + 100], "subject": "s",
@@ -130,7 +127,6 @@ def test_more_names_than_a_notification_holds(pair: Pair) -> None:
     assert took_s < LOOK_S - PAUSE_S
 
 
-@pytest.mark.timeout(400)
 def test_the_connection_for_pushes_is_made_again(databases: Databases, tmp_path: Path) -> None:
     pair = Pair(databases, tmp_path)
     try:
@@ -145,7 +141,6 @@ def test_the_connection_for_pushes_is_made_again(databases: Databases, tmp_path:
         pair.close()
 
 
-@pytest.mark.timeout(400)
 def test_without_pushes_readers_look_by_themselves(databases: Databases, tmp_path: Path) -> None:
     pair = Pair(databases, tmp_path, pushes=False)
     try:

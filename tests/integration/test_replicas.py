@@ -11,7 +11,6 @@ from conformance.reads import decoded, draft
 from coordd.engines.postgres import PostgresOptions, PostgresStore
 from support.postgres import Databases
 
-pytestmark = pytest.mark.timeout(400)
 LIMIT_S = 30.0
 
 

@@ -3,7 +3,8 @@
 import pytest
 from bench import plot, report
 from bench.figures import CURVE, spread
-from bench.results import Latency, Limit, Results, Row
+from bench.postgres.bare import COPY_LOOP, LARGE_LOOP, SMALL_LOOP
+from bench.results import Latency, Limit, Results, Row, Size
 
 
 @pytest.fixture
@@ -60,3 +61,47 @@ def test_the_plot_is_written_for_light_and_dark(results, tmp_path):
 def test_a_plot_of_one_measure_only(results, tmp_path):
     results.rows, results.latencies = results.rows[2:], []
     assert all(path.exists() for path in plot.draw(results, tmp_path))
+
+
+@pytest.fixture
+def of_postgres(results):
+    """The same as a run of the other engine's."""
+    def size(messages, cost):
+        return Size(messages=messages, send=spread([16e3 / cost]), batch=spread([60e3 / cost]),
+                    inbox_p50=spread([0.001 * cost]), inbox_p99=spread([0.003 * cost]),
+                    stats_p50=spread([0.002 * cost]), size_bytes=messages * 1024)
+
+    send, batch, _ = results.rows
+    send.limits += [Limit(SMALL_LOOP, spread([31e3])), Limit(LARGE_LOOP, spread([32e3]))]
+    batch.limits = [Limit(LARGE_LOOP, spread([103e3])), Limit(COPY_LOOP, spread([104e3]))]
+    results.rows.append(Row(name="import, 5,000 a commit", unit="msg/s", ours=spread([85e3]),
+                            limits=[Limit(COPY_LOOP, spread([105e3]))]))
+    results.engine = "postgres"
+    results.sizes = [size(10_000, 1), size(10_000_000, 3)]
+    results.plans = {"events of an agent": "Limit [of it]\n  ->  Index Scan using some_index"}
+    return results
+
+
+def test_the_table_of_sizes_and_the_plan(of_postgres):
+    lines = report.as_text(of_postgres).splitlines()
+    [row] = [line.split() for line in lines if line.strip().startswith("10,000,000")]
+    assert row == ["10,000,000", "5,333", "20,000", "3.00", "9.00", "6.00", "9,766"]
+    assert max(len(line) for line in lines) <= report.WIDTH
+    at = lines.index("EXPLAIN, events of an agent:")
+    assert lines[at + 1:] == ["Limit [of it]", "  ->  Index Scan using some_index"]
+
+
+def test_the_plot_of_postgres_shows_its_own_limits_once(of_postgres, tmp_path):
+    svg, png = plot.draw(of_postgres, tmp_path)
+    text = svg.read_text(encoding="utf-8")
+    for bar in ("bar 12,000", "bar 50,000", "bar 80,000"):
+        assert text.count(f">{bar}<") == 1
+    for figure in ("31,000", "32,000", "103,000", "104,000", "105,000"):
+        assert text.count(f">{figure}<") == 1
+    assert ">a message in a batch<" in text
+    assert png.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_plot_of_postgres_without_measures(of_postgres, tmp_path):
+    of_postgres.rows, of_postgres.latencies, of_postgres.sizes = [], [], []
+    assert all(path.exists() for path in plot.draw(of_postgres, tmp_path))

@@ -19,8 +19,8 @@ DOCS = Path(__file__).parents[2] / "docs" / "api.md"
 @pytest.fixture(scope="module")
 def routes() -> tuple[Route, ...]:
     wanted = Settings(data=Path("never-opened"))
-    daemon = Daemon(wanted, open_engine(wanted, lambda _error: None, "server"), "server")
-    return daemon.application.router.routes
+    store = open_engine(wanted, lambda _error: None, "test")
+    return Daemon(wanted, store, "test").application.router.routes
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -122,6 +123,12 @@ BAD: list[tuple[dict[str, object], str]] = [
 @pytest.mark.parametrize("values", GOOD)
 def test_right_messages_have_no_fault(values: dict[str, object]) -> None:
     assert Names().faults(_new(**values)) == []
+
+
+@pytest.mark.parametrize(("minutes", "faults"), [(-9, 0), (-11, 1)])
+def test_a_clock_that_is_a_little_off_makes_nothing_past(minutes: int, faults: int) -> None:
+    moment = datetime.now(UTC) + timedelta(minutes=minutes)
+    assert len(Names().faults(_new(expires_at=moment.isoformat()))) == faults
 
 
 @pytest.mark.parametrize(("values", "where"), BAD)

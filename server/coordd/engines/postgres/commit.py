@@ -41,7 +41,8 @@ from coordd.store import (
 COMMIT_LIMIT_S: Final = 15.0
 """How long a flush is tried: longer than a failover takes. Callers wait no longer than that."""
 ANSWER_LIMIT_S: Final = 8.0
-"""How long one try may take; the database gives up waiting for its lock before."""
+"""How long one try may take. The database gives up waiting for its lock before: after two waits,
+one for the place behind the lock's holder, one for the holder (lock_timeout is of each)."""
 _BARRIER_LIMIT_S: Final = 5.0
 _PAUSE_S: Final = 0.1
 SEND_LANES: Final = 2
@@ -119,8 +120,9 @@ class _Lane(Generic[O]):
                     if not isinstance(error, StoreError):
                         _log.exception("a flush failed")
                         error = StoreError(f"a flush failed: {error}")
-                    if isinstance(error, (StoreUnavailableError, StoreUnknownError)):
-                        self._refuse_waiting()
+                    if isinstance(error, (StoreBusyError, StoreUnavailableError,
+                                          StoreUnknownError)):
+                        self._refuse_waiting(error)
                     for operation in taken:
                         fail(operation.future, error)
                 finally:
@@ -129,11 +131,13 @@ class _Lane(Generic[O]):
         finally:
             self.task = None
 
-    def _refuse_waiting(self) -> None:
+    def _refuse_waiting(self, error: StoreError) -> None:
         """They have waited while nothing answered: they are told, and may try another server."""
+        busy = isinstance(error, StoreBusyError)
         while self.waiting:
             operation = self.waiting.popleft()
-            fail(operation.future, StoreUnavailableError("the database does not answer"))
+            fail(operation.future, error if busy else
+                 StoreUnavailableError("the database does not answer"))
             self._settle(operation)
 
 

@@ -77,8 +77,8 @@ def _pool(parameters: dict[str, Any], name: str, size: int, wait_s: float
     rest = dict(parameters)
     return AsyncConnectionPool(
         rest.pop("conninfo"), connection_class=Connection, kwargs={**rest, "autocommit": True},
-        name=name, min_size=1, max_size=size, timeout=wait_s, max_waiting=_WAITING_MAX, configure=_configure,
-        check=_ping, max_idle=600, reconnect_timeout=3, open=False)
+        name=name, min_size=1, max_size=size, timeout=wait_s, max_waiting=_WAITING_MAX,
+        configure=_configure, check=_ping, max_idle=600, reconnect_timeout=3, open=False)
 
 
 class Readers:

@@ -229,7 +229,7 @@ CREATE FUNCTION coordd.send_1(
   p_claim_senders text[], p_claim_keys text[], p_claim_digests text[], p_claim_counts integer[],
   p_claim_ends integer[],
   OUT o_at text, OUT o_position bigint, OUT o_last_seqs text, OUT o_known integer[]
-) LANGUAGE plpgsql SET lock_timeout = '5s' AS $$
+) LANGUAGE plpgsql SET lock_timeout = '3s' AS $$
 DECLARE
   v_now timestamptz;
   v_sealed boolean;
@@ -363,7 +363,7 @@ CREATE FUNCTION coordd.mark_1(p_shift_us bigint, p_ids text[], p_agents text[], 
 RETURNS TABLE (number integer, gone boolean, id text, seq bigint, from_agent text, to_agent text,
                subject text, body text, priority smallint, thread_id text, in_reply_to text,
                created_at text, expires_at text, state smallint, read_at text, acked_at text)
-LANGUAGE plpgsql SET lock_timeout = '5s' AS $$
+LANGUAGE plpgsql SET lock_timeout = '3s' AS $$
 #variable_conflict use_column
 DECLARE
   v_now timestamptz;
@@ -403,7 +403,7 @@ END $$;
 
 -- Record what has expired, at most p_limit deliveries; answers how many. None while sealed.
 CREATE FUNCTION coordd.expire_1(p_shift_us bigint, p_limit integer) RETURNS integer
-LANGUAGE plpgsql SET lock_timeout = '5s' AS $$
+LANGUAGE plpgsql SET lock_timeout = '3s' AS $$
 DECLARE
   v_now timestamptz := now() + p_shift_us * interval '1 microsecond';
   v_pos bigint;
@@ -435,7 +435,7 @@ END $$;
 -- Write a registry entry. The entry of p_entry gets its created_at and updated_at where p_stamped.
 CREATE FUNCTION coordd.put_1(p_shift_us bigint, p_kind text, p_name text, p_entry json,
                              p_stamped boolean)
-RETURNS text LANGUAGE plpgsql SET lock_timeout = '5s' AS $$
+RETURNS text LANGUAGE plpgsql SET lock_timeout = '3s' AS $$
 DECLARE
   v_sealed boolean;
   v_position bigint;
@@ -464,7 +464,7 @@ END $$;
 
 -- Seal the store or unseal it; answers the position of the newest change.
 CREATE FUNCTION coordd.seal_1(p_epoch bigint, p_sealed boolean) RETURNS bigint
-LANGUAGE plpgsql SET lock_timeout = '5s' AS $$
+LANGUAGE plpgsql SET lock_timeout = '3s' AS $$
 DECLARE
   v_epoch bigint;
   v_position bigint;
@@ -480,7 +480,7 @@ END $$;
 
 -- A real write, durable and without a trace.
 CREATE FUNCTION coordd.prove_1() RETURNS void
-LANGUAGE plpgsql SET lock_timeout = '5s' AS $$
+LANGUAGE plpgsql SET lock_timeout = '3s' AS $$
 BEGIN
   PERFORM 1 FROM coordd.store WHERE NOT sealed FOR UPDATE;
   IF NOT FOUND THEN RAISE EXCEPTION 'the store is sealed' USING ERRCODE = 'CD001'; END IF;

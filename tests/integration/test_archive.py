@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from conformance.engines import Clock
@@ -49,10 +50,13 @@ class Site:
         self._open.append(store)
         return store
 
+    def connect(self) -> psycopg.Connection:
+        machine = self._databases.machine
+        return machine.connect(machine.direct_url(self._name))
+
     def rows(self, query: Any, *values: Any) -> list[Any]:
         """What the database has."""
-        machine = self._databases.machine
-        with machine.connect(machine.direct_url(self._name)) as connection:
+        with self.connect() as connection:
             return connection.execute(query, values).fetchall()
 
     def bodies(self) -> int:
@@ -194,6 +198,18 @@ async def test_two_servers_at_once_do_it_once(site: Site, folder: FolderArchive,
     assert counted(await servers[0].stats())["events"] == {"SENT": 40, "EXPIRED": 40}
     assert site.bodies() == 0
     assert {line["id"] for line in site.lines("messages/*/*/*/*.gz")} == {r.id for r in receipts}
+
+
+async def test_a_server_that_comes_late_changes_nothing(site: Site) -> None:
+    store = await site.server()
+    await sample(store)
+    await store.keep_up()
+    [(position,)] = site.rows("SELECT position FROM coordd.upkeep WHERE job = 'gone'")
+    bodies = site.rows("SELECT array_agg(pos) FROM coordd.messages WHERE body IS NOT NULL")[0][0]
+    assert site.rows("SELECT coordd.give_back_1(0, 0, 1, %s, 'file', 1)", bodies) == [(False,)]
+    assert site.rows("SELECT position FROM coordd.upkeep WHERE job = 'gone'") == [(position,)]
+    assert site.rows("SELECT name FROM coordd.archives") == []
+    assert site.bodies() == 2
 
 
 # The archive's faults.
@@ -435,6 +451,32 @@ async def test_old_months_are_archived_and_thinned_to_what_live_messages_need(
     assert [message.id for message in await sent(store, "alice")] == [later.id]
 
 
+async def test_what_was_not_archived_and_what_comes_in_meanwhile_is_kept_by_a_thinning(
+        site: Site) -> None:
+    store = await site.server()
+    old = months_later(datetime.now(UTC), -3).replace(
+        day=1, hour=0, minute=0, second=0, microsecond=0)
+    await store.import_([imported("a", old), imported("b", old), imported("c", old)])
+    # As if both had been forgotten, the second one after the file was written.
+    site.rows("DELETE FROM coordd.messages WHERE id IN ('a', 'b') RETURNING 1")
+    thin = "SELECT coordd.thin_1(%s, %s, 1)", old, months_later(old, 1)
+    with site.connect() as importing:
+        importing.execute("BEGIN")
+        importing.execute("INSERT INTO coordd.events SELECT 4, at, 2, 4, 'd', 'x', 'y', '' "
+                          "FROM coordd.events WHERE pos = 3")
+        thinning = asyncio.create_task(asyncio.to_thread(site.rows, *thin))
+
+        async def waits() -> bool:
+            return bool(site.rows("SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
+                                  "AND datname = current_database()"))
+
+        await _until(waits)
+        importing.execute("COMMIT")
+        assert await thinning == [(3,)]
+    assert site.rows("SELECT pos, message_id FROM coordd.events ORDER BY pos") == [
+        (2, "b"), (3, "c"), (4, "d")]
+
+
 async def test_events_are_kept_where_no_setting_says_else(site: Site) -> None:
     store = await site.server()
     await sample(store)
@@ -479,6 +521,8 @@ async def test_an_archive_that_is_away_keeps_the_events(site: Site, folder: Fold
     with pytest.raises(StoreError, match="No such file"):
         await store.keep_up()
     assert len(await events(store)) == 2
+    # The message is forgotten already: who follows the feed hears no more of it.
+    assert await feed(store) == []
     site.folder.with_name("away").rename(site.folder)
     await store.keep_up()
     assert await events(store) == []
@@ -575,6 +619,16 @@ async def test_one_server_does_it_by_itself_and_another_one_when_that_is_gone(
     site.clock.advance(days=2)
     await _until(gone)
     assert site.rows("SELECT holder FROM coordd.upkeep WHERE job = 'turn'") != holder
+
+
+async def test_whose_turn_it_is_not_does_nothing(site: Site) -> None:
+    first, second = await site.server(), await site.server()
+    await first._upkeep._round()
+    await sample(first)
+    await second._upkeep._round()
+    assert site.bodies() == 3
+    await first._upkeep._round()
+    assert site.bodies() == 2
 
 
 async def test_few_wait_for_others_to_share_their_file(

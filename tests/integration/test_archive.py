@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 import pytest
@@ -210,6 +210,48 @@ async def test_a_server_that_comes_late_changes_nothing(site: Site) -> None:
     assert site.rows("SELECT position FROM coordd.upkeep WHERE job = 'gone'") == [(position,)]
     assert site.rows("SELECT name FROM coordd.archives") == []
     assert site.bodies() == 2
+
+
+async def test_a_late_server_does_not_replace_a_file_by_a_shorter_one(
+        site: Site, folder: FolderArchive, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archiving, "_BODIES", 2)
+    first, late = await site.server(folder), await site.server(folder)
+    receipts = await first.append([draft(body=str(n)) for n in range(5)])
+    for receipt in receipts:
+        await first.mark(receipt.id, "bob", "deleted")
+    looks = 0
+
+    async def do(query: LiteralString, parameters: dict[str, Any]) -> list[Any]:
+        nonlocal looks
+        if query == archiving._BODY:
+            looks += 1
+            if looks == 2:
+                await first.keep_up()
+        return await late._database.fetch(query, parameters)
+
+    assert await late._archiving.give_back(do, now=True)
+    assert looks == 2
+    assert not await late._archiving.give_back(do, now=True)
+    assert [line["body"] for line in site.lines("messages/*/*/*/*.gz")] == list("01234")
+    assert site.bodies() == 0
+
+
+async def test_a_late_server_does_not_replace_a_months_file(
+        site: Site, folder: FolderArchive) -> None:
+    first, late = await site.server(folder, events_months=1), await site.server(folder)
+    now = datetime.now(UTC)
+    both, _, _ = await sample(first)
+    await first.keep_up()
+    site.clock.advance(days=100)
+    await first.keep_up()
+    files = {file: file.read_bytes() for file in site.folder.glob("events/*")}
+    assert len(files) == 1
+    month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    [(position,)] = site.rows("SELECT position FROM coordd.store")
+    await late._archiving.write_events(late._database.fetch, month, months_later(month, 1), 0,
+                                       position)
+    assert all(file.read_bytes() == content for file, content in files.items())
+    assert any(line["message_id"] == both for line in site.lines("events/*"))
 
 
 # The archive's faults.
@@ -416,7 +458,7 @@ async def test_old_months_are_archived_and_thinned_to_what_live_messages_need(
     assert {seq: event for seq, event in left.items() if event.message_id != later.id} == kept
     assert month in site.partitions()
     assert site.rows("SELECT count(*) FROM coordd.events_other") == [(0,)]
-    lines = site.lines(f"events/{now:%Y-%m}.jsonl.gz")
+    lines = site.lines(f"events/{now:%Y-%m}-*.jsonl.gz")
     assert [line["seq"] for line in lines] == sorted(whole)
     assert lines[0] == {
         "seq": 1, "timestamp": whole[1].timestamp, "type": "SENT", "message_id": both,
@@ -445,7 +487,7 @@ async def test_old_months_are_archived_and_thinned_to_what_live_messages_need(
     site.clock.advance(days=130)
     await store.keep_up()
     assert month not in site.partitions()
-    assert site.lines(f"events/{now:%Y-%m}*.gz") == lines
+    assert site.lines(f"events/{now:%Y-%m}-*.gz") == lines
     assert {event.message_id for event in await events(store)} == {later.id}
     assert [change.type for change in await feed(store)] == ["sent"]
     assert [message.id for message in await sent(store, "alice")] == [later.id]
@@ -496,8 +538,8 @@ async def test_what_is_imported_into_a_thinned_month_is_kept_and_archived_by_its
     await store.keep_up()
     site.clock.advance(days=70)
     await store.keep_up()
-    assert [line["message_id"] for line in site.lines(f"events/{old:%Y-%m}.jsonl.gz")] == [
-        "one", "two"]
+    [first] = site.folder.glob(f"events/{old:%Y-%m}-*.jsonl.gz")
+    assert [line["message_id"] for line in site.lines(f"events/{first.name}")] == ["one", "two"]
     await store.import_([imported("three", old)])
     assert [message.id for message in await inbox(store)] == ["two", "three"]
     for name in ("two", "three"):
@@ -505,6 +547,7 @@ async def test_what_is_imported_into_a_thinned_month_is_kept_and_archived_by_its
     await store.keep_up()
     site.clock.advance(days=70)
     await store.keep_up()
+    first.unlink()
     assert [line["message_id"] for line in site.lines(f"events/{old:%Y-%m}-*.jsonl.gz")] == [
         "three"]
     assert await events(store) == []

@@ -330,35 +330,49 @@ BEGIN
   IF p_notice IS NOT NULL THEN PERFORM pg_notify('coordd', p_notice); END IF;
 END $$;
 
--- Change the state of one delivery that is there, the lock being held: its event and all counts.
-CREATE FUNCTION coordd._change(p_pos bigint, p_type smallint, p_now timestamptz) RETURNS void
-LANGUAGE plpgsql AS $$
+-- Change the state of one delivery that is there, the lock being held: its event, at p_position.
+-- Answers whether it was unread. Then coordd._count has to be told of all that was changed.
+CREATE FUNCTION coordd._change(p_position bigint, p_pos bigint, p_type smallint, p_now timestamptz)
+RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
-  v_position bigint;
-  v_old smallint;
-  v_to text;
-  v_gone boolean := p_type < 3;
+  v_old coordd.deliveries;
 BEGIN
-  UPDATE coordd.store SET position = position + 1 RETURNING position INTO v_position;
-  SELECT state, to_agent INTO v_old, v_to FROM coordd.deliveries WHERE pos = p_pos;
+  SELECT * INTO v_old FROM coordd.deliveries WHERE pos = p_pos;
   UPDATE coordd.deliveries SET
     read_at = CASE WHEN p_type = 4 THEN coordd.time_text(p_now) ELSE read_at END,
     acked_at = CASE WHEN p_type = 3 THEN coordd.time_text(p_now) ELSE acked_at END,
     state = CASE p_type WHEN 4 THEN greatest(state, 1) WHEN 3 THEN 2 WHEN 2 THEN 3 ELSE 4 END
    WHERE pos = p_pos;
   INSERT INTO coordd.events (pos, at, seq, type, message_id, from_agent, to_agent, subject)
-  SELECT v_position, p_now, delivery.seq, p_type, message.id, message.from_agent,
-         delivery.to_agent, message.subject
-    FROM coordd.deliveries AS delivery
-    JOIN coordd.messages AS message ON message.pos = delivery.message
-   WHERE delivery.pos = p_pos;
-  UPDATE coordd.inboxes SET version = coordd.version_at(v_position),
-         unread = unread - (v_old = 0)::integer
-   WHERE agent = v_to;
-  UPDATE coordd.store SET
-    unread = unread - (v_old = 0)::integer, messages = messages - v_gone::integer,
-    read = read + (p_type = 4)::integer, acked = acked + (p_type = 3)::integer,
-    deleted = deleted + (p_type = 2)::integer, expired = expired + (p_type = 1)::integer;
+  SELECT p_position, p_now, v_old.seq, p_type, id, from_agent, v_old.to_agent, subject
+    FROM coordd.messages WHERE pos = v_old.message;
+  RETURN v_old.state = 0;
+END $$;
+
+-- Count changes of state: the events' types, the deliveries' inboxes, and whether each was unread.
+-- Once a transaction: each update of a row would leave a version that the next one has to pass.
+CREATE FUNCTION coordd._count(p_types smallint[], p_agents text[], p_unread boolean[])
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  v_position bigint;
+BEGIN
+  UPDATE coordd.store AS store SET
+    position = position + counted.every, unread = store.unread - counted.unread,
+    messages = messages - counted.gone, read = store.read + counted.read,
+    acked = store.acked + counted.acked, deleted = store.deleted + counted.deleted,
+    expired = store.expired + counted.expired
+    FROM (SELECT count(*) AS every, count(*) FILTER (WHERE unread) AS unread,
+                 count(*) FILTER (WHERE type < 3) AS gone, count(*) FILTER (WHERE type = 4) AS read,
+                 count(*) FILTER (WHERE type = 3) AS acked,
+                 count(*) FILTER (WHERE type = 2) AS deleted,
+                 count(*) FILTER (WHERE type = 1) AS expired
+            FROM unnest(p_types, p_unread) AS given (type, unread)) AS counted
+  RETURNING position INTO v_position;
+  UPDATE coordd.inboxes AS inbox
+     SET version = coordd.version_at(v_position), unread = inbox.unread - counted.unread
+    FROM (SELECT agent, count(*) FILTER (WHERE unread) AS unread
+            FROM unnest(p_agents, p_unread) AS given (agent, unread) GROUP BY agent) AS counted
+   WHERE inbox.agent = counted.agent;
 END $$;
 
 -- Set the states of deliveries, each once. A row a mark, in their order: the message as it is then,
@@ -372,9 +386,13 @@ LANGUAGE plpgsql SET lock_timeout = '3s' AS $$
 DECLARE
   v_now timestamptz;
   v_sealed boolean;
+  v_position bigint;
   v_delivery record;
+  v_types smallint[] := '{}';
+  v_agents text[] := '{}';
+  v_unread boolean[] := '{}';
 BEGIN
-  SELECT sealed INTO v_sealed FROM coordd.store FOR UPDATE;
+  SELECT sealed, position INTO v_sealed, v_position FROM coordd.store FOR UPDATE;
   v_now := clock_timestamp() + p_shift_us * interval '1 microsecond';
   FOR i IN 1 .. cardinality(p_ids) LOOP
     SELECT delivery.* INTO v_delivery
@@ -392,7 +410,10 @@ BEGIN
        OR (p_types[i] = 3 AND v_delivery.acked_at IS NULL)
        OR (p_types[i] = 2 AND v_delivery.state < 3) THEN
       IF v_sealed THEN RAISE EXCEPTION 'the store is sealed' USING ERRCODE = 'CD001'; END IF;
-      PERFORM coordd._change(v_delivery.pos, p_types[i], v_now);
+      v_types := v_types || p_types[i];
+      v_agents := v_agents || p_agents[i];
+      v_unread := v_unread || coordd._change(v_position + cardinality(v_types), v_delivery.pos,
+                                             p_types[i], v_now);
     END IF;
     RETURN QUERY
     SELECT i, p_types[i] = 2, message.id, delivery.seq, message.from_agent, delivery.to_agent,
@@ -403,6 +424,9 @@ BEGIN
       JOIN coordd.messages AS message ON message.pos = delivery.message
      WHERE delivery.pos = v_delivery.pos;
   END LOOP;
+  IF cardinality(v_types) > 0 THEN
+    PERFORM coordd._count(v_types, v_agents, v_unread);
+  END IF;
 END $$;
 
 -- Record what has expired, at most p_limit deliveries; answers how many. None while sealed.
@@ -411,29 +435,32 @@ LANGUAGE plpgsql SET lock_timeout = '3s' AS $$
 DECLARE
   v_now timestamptz := now() + p_shift_us * interval '1 microsecond';
   v_pos bigint;
-  v_agents text[] := '{}';
+  v_position bigint;
   v_agent text;
-  v_done integer := 0;
+  v_agents text[] := '{}';
+  v_unread boolean[] := '{}';
 BEGIN
   PERFORM 1 FROM coordd.deliveries WHERE expires <= v_now AND expires IS NOT NULL AND state < 3
     LIMIT 1;
   IF NOT FOUND THEN RETURN 0; END IF;
-  PERFORM 1 FROM coordd.store WHERE NOT sealed FOR UPDATE;
+  SELECT position INTO v_position FROM coordd.store WHERE NOT sealed FOR UPDATE;
   IF NOT FOUND THEN RETURN 0; END IF;
   FOR v_pos, v_agent IN
     SELECT pos, to_agent FROM coordd.deliveries
      WHERE expires <= v_now AND expires IS NOT NULL AND state < 3
      ORDER BY expires, pos LIMIT p_limit
   LOOP
-    PERFORM coordd._change(v_pos, 1::smallint, v_now);
-    v_done := v_done + 1;
-    IF NOT v_agent = ANY (v_agents) THEN v_agents := v_agents || v_agent; END IF;
+    v_agents := v_agents || v_agent;
+    v_unread := v_unread || coordd._change(v_position + cardinality(v_agents), v_pos, 1::smallint,
+                                           v_now);
   END LOOP;
+  IF cardinality(v_agents) = 0 THEN RETURN 0; END IF;
+  PERFORM coordd._count(array_fill(1::smallint, ARRAY[cardinality(v_agents)]), v_agents, v_unread);
   UPDATE coordd.inboxes AS inbox SET next_expiry = (
     SELECT min(expires) FROM coordd.deliveries AS delivery
      WHERE delivery.to_agent = inbox.agent AND expires IS NOT NULL AND state < 3)
    WHERE agent = ANY (v_agents);
-  RETURN v_done;
+  RETURN cardinality(v_agents);
 END $$;
 
 -- Write a registry entry. The entry of p_entry gets its created_at and updated_at where p_stamped.
@@ -517,6 +544,10 @@ DECLARE
   v_passed bigint[] := '{}';
   v_live bigint[];
   v_pos bigint;
+  v_last bigint;
+  v_agent text;
+  v_agents text[] := '{}';
+  v_unread boolean[] := '{}';
 BEGIN
   INSERT INTO coordd.upkeep (job) VALUES (p_job) ON CONFLICT DO NOTHING;
   SELECT position INTO v_position FROM coordd.upkeep WHERE job = p_job FOR UPDATE;
@@ -532,14 +563,20 @@ BEGIN
   SELECT array_agg(pos ORDER BY pos) INTO v_live FROM coordd.deliveries
    WHERE pos = ANY (v_passed) AND state < 3;
   IF v_live IS NOT NULL THEN
-    PERFORM 1 FROM coordd.store WHERE NOT sealed FOR UPDATE;
+    SELECT position INTO v_last FROM coordd.store WHERE NOT sealed FOR UPDATE;
     IF NOT FOUND THEN RETURN 0; END IF;
-    FOR v_pos IN SELECT pos FROM coordd.deliveries WHERE pos = ANY (v_live) AND state < 3
-                  ORDER BY pos
+    FOR v_pos, v_agent IN SELECT pos, to_agent FROM coordd.deliveries
+                           WHERE pos = ANY (v_live) AND state < 3 ORDER BY pos
     LOOP
-      PERFORM coordd._change(v_pos, 1::smallint,
-                             clock_timestamp() + p_shift_us * interval '1 microsecond');
+      v_agents := v_agents || v_agent;
+      v_unread := v_unread || coordd._change(
+        v_last + cardinality(v_agents), v_pos, 1::smallint,
+        clock_timestamp() + p_shift_us * interval '1 microsecond');
     END LOOP;
+    IF cardinality(v_agents) > 0 THEN
+      PERFORM coordd._count(array_fill(1::smallint, ARRAY[cardinality(v_agents)]), v_agents,
+                            v_unread);
+    END IF;
   END IF;
   UPDATE coordd.upkeep SET position = v_passed[cardinality(v_passed)] WHERE job = p_job;
   RETURN cardinality(v_passed);

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
@@ -11,7 +11,10 @@ from typing import Self
 import httpx
 import pytest
 
+from coordd.archive import FolderArchive
+from support.postgres import Databases
 from support.server import Server, start
+from support.upkeep import Site
 
 ADMIN_TOKEN = "coord_admin_" + "t" * 32
 
@@ -101,3 +104,18 @@ class Office:
 def office(guarded: Server) -> Iterator[Office]:
     with Office(guarded) as made:
         yield made
+
+
+@pytest.fixture
+async def site(databases: Databases, tmp_path: Path) -> AsyncIterator[Site]:
+    """A database of Postgres and an empty folder as its archive."""
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    found = Site(databases, folder)
+    yield found
+    await found.close()
+
+
+@pytest.fixture
+def folder(site: Site) -> FolderArchive:
+    return FolderArchive(site.folder)

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, Final, Literal, LiteralString
 
 import msgspec
@@ -78,6 +79,10 @@ _log = logging.getLogger("coordd.postgres")
 _encode: Final = msgspec.json.Encoder().encode
 
 
+class _DoneError(Exception):
+    """Another server has given the bodies back in the meantime."""
+
+
 class ArchivedDelivery(msgspec.Struct, gc=False):
     """`state`: what it was before it went, at `gone_at`."""
 
@@ -117,6 +122,7 @@ class Archiving:
         self._shift_us = shift_us
         self.find_is_on = find and archive is not None
         self.is_up = True
+        self._name = token_hex(3)
         self.messages = 0
         """How many this server has archived."""
         self._turn = asyncio.Semaphore(2)
@@ -147,12 +153,14 @@ class Archiving:
         if not events or not (now or full or self._archive is None or self._is_ripe(events[0][1])):
             return False
         found = await self._gone(do, events)
-        file, archived = None, [pos for pos, _, has_body in found if has_body]
+        file, archived = None, [(pos, message) for pos, message, has_body in found if has_body]
         if archived and self._archive is not None:
             day = datetime.fromisoformat(events[0][1]).astimezone(UTC)
             file = f"messages/{day:%Y/%m/%d}/{events[0][0]:012}-{events[-1][0]:012}.jsonl.gz"
-            await self._put(file, self._lines(do, [(pos, message) for pos, message, has_body
-                                                   in found if has_body]))
+            try:
+                await self._put(file, self._lines(do, archived))
+            except _DoneError:
+                return True
         await do(_GIVE_BACK, {
             "shift": self._shift_us(), "after": after, "last": events[-1][0],
             "messages": bigints([pos for pos, _, _ in found]), "file": file,
@@ -194,14 +202,19 @@ class Archiving:
             bodies: dict[int, str | None] = dict(
                 await do(_BODY, {"pos": bigints([pos for pos, _ in some])}))
             for pos, message in some:
-                message.body = bodies.get(pos) or ""
-            yield [message for pos, message in some if bodies.get(pos) is not None]
+                body = bodies.get(pos)
+                if body is None:
+                    # Their file has it. One of the same name without it would replace that one.
+                    raise _DoneError
+                message.body = body
+            yield [message for _, message in some]
 
     # Events.
 
     async def write_events(self, do: Do, start: datetime, end: datetime, above: int, last: int
                            ) -> None:
-        """Archive the events of a month, start <= at < end, of above < pos <= last.
+        """Archive the events of a month, start <= at < end, of above < pos <= last. The file's name
+        is nobody else's: another server may have thinned the month since `above` was read.
 
         Raises ArchiveError, StoreError.
         """
@@ -210,8 +223,7 @@ class Archiving:
         page = await self._events(do, start, end, above, last)
         if not page:
             return
-        part = f"-{page[0][0]:012}" if above else ""
-        await self._put(f"events/{start:%Y-%m}{part}.jsonl.gz",
+        await self._put(f"events/{start:%Y-%m}-{last:012}-{self._name}.jsonl.gz",
                         self._event_lines(do, start, end, page, last))
 
     async def _event_lines(self, do: Do, start: datetime, end: datetime, page: list[Row], last: int

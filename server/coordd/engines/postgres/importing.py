@@ -7,6 +7,7 @@ The plan is made in Python, the lock being held, so nothing moves between the lo
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, LiteralString
@@ -18,7 +19,7 @@ from coordd.engines.postgres.arrays import bigints, ints, shorts, texts
 from coordd.engines.postgres.checks import checked
 from coordd.engines.postgres.database import Connection, Database, Row
 from coordd.engines.postgres.errors import is_lost, translated
-from coordd.engines.postgres.planning import ENTRY_KINDS, Delivery, Plan
+from coordd.engines.postgres.planning import ENTRY_KINDS, Delivery, Plan, Rows
 from coordd.engines.times import to_moment
 from coordd.store import Change, Imported, StoreUnknownError
 
@@ -91,6 +92,7 @@ UPDATE coordd.store SET position = %(position)s, messages = messages + %(message
 _FIRST_YEAR: Final = 2000
 """Events of earlier years, and of years to come, go to the default partition."""
 _MONTHS_MAX: Final = 600
+_PIECE: Final = 1000
 
 
 class Importing:
@@ -130,10 +132,25 @@ class Importing:
         [(position,)] = await _fetch(connection, _LOCK)
         plan = Plan(position)
         await self._look(connection, changes, plan)
-        applied = plan.apply(changes, moments)
+        applied = 0
+        heard: list[tuple[str, int]] = []
+        copying: asyncio.Task[None] | None = None
+        try:
+            # The database writes a piece while the next one is planned.
+            for first in range(0, len(changes), _PIECE):
+                piece = slice(first, first + _PIECE)
+                applied += plan.apply(changes[piece], moments[piece], first)
+                rows = plan.take()
+                heard += [(each.to_agent, each.seq) for each in rows.deliveries]
+                if copying is not None:
+                    await copying
+                copying = asyncio.create_task(_copy_all(connection, rows))
+                await asyncio.sleep(0)
+        finally:
+            if copying is not None:
+                await copying
         if applied:
             await _write(connection, plan, position)
-        heard = [(each.to_agent, each.seq) for each in plan.fresh]
         return Imported(applied, len(changes) - applied), heard
 
     async def _look(self, connection: Connection, changes: Sequence[Change], plan: Plan) -> None:
@@ -154,12 +171,18 @@ class Importing:
                 "names": texts([name for _, name in entries])}))
 
 
-async def _write(connection: Connection, plan: Plan, before: int) -> None:
+async def _copy_all(connection: Connection, rows: Rows) -> None:
     async with connection.cursor() as cursor:
-        if plan.messages:
-            await _copy(cursor, _COPY_MESSAGES, _MESSAGE_TYPES, plan.messages)
-            await _copy(cursor, _COPY_DELIVERIES, _DELIVERY_TYPES, map(_row, plan.fresh))
-        await _copy(cursor, _COPY_EVENTS, _EVENT_TYPES, plan.events)
+        if rows.messages:
+            await _copy(cursor, _COPY_MESSAGES, _MESSAGE_TYPES, rows.messages)
+            await _copy(cursor, _COPY_DELIVERIES, _DELIVERY_TYPES, map(_row, rows.deliveries))
+        if rows.events:
+            await _copy(cursor, _COPY_EVENTS, _EVENT_TYPES, rows.events)
+
+
+async def _write(connection: Connection, plan: Plan, before: int) -> None:
+    """What changes of rows that are there, and the counts."""
+    async with connection.cursor() as cursor:
         changed = plan.changed
         if changed:
             await cursor.execute(_UPDATE_DELIVERIES, {
@@ -177,7 +200,7 @@ async def _write(connection: Connection, plan: Plan, before: int) -> None:
                 "received": ints([each.received for each in columns]),
                 "sent": ints([each.sent for each in columns]),
                 "unread": ints([each.unread for each in columns])})
-        if any(each.expires_us is not None for each in plan.fresh):
+        if plan.expires:
             await cursor.execute(_EXPIRIES, {"before": before})
         if plan.claims:
             claims = [claim for claim, _, _ in plan.claims]

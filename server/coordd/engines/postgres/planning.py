@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from datetime import datetime
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from coordd.engines.postgres.commit import EVENT_TYPES
 from coordd.engines.postgres.database import Row
-from coordd.engines.times import text_to_us, to_moment, to_text
+from coordd.engines.times import text_to_us, to_moment
 from coordd.model import PRIORITY_RANK, Agent, Group, Token
 from coordd.store import Change, Claim, ImportRefusedError
 
@@ -18,6 +19,7 @@ ENTRY_KINDS: Final = ("agent", "group", "token")
 _DELETED, _EXPIRED, _TO_BE_GONE = 3, 4, 5
 _KINDS: Final[dict[str, type[Agent | Group | Token]]] = {
     "agent": Agent, "group": Group, "token": Token}
+_TEXT_LENGTH: Final = len("2026-01-31T12:00:00.000000Z")
 _encode: Final[Callable[[Any], bytes]] = msgspec.json.encode
 
 
@@ -41,6 +43,14 @@ class Delivery:
         self.expires_us = expires_us
         self.read_at = read_at
         self.acked_at = acked_at
+
+
+class Rows(NamedTuple):
+    """Rows to add. Messages and events: their columns, in the order of the COPY commands."""
+
+    messages: list[Row]
+    deliveries: list[Delivery]
+    events: list[Row]
 
 
 class AgentCounts:
@@ -68,14 +78,14 @@ class Plan:
     def __init__(self, position: int) -> None:
         self.position = position
         self.last_seqs: dict[str, int] = {}
-        self.messages: list[Row] = []
-        self.fresh: list[Delivery] = []
-        self.events: list[Row] = []
+        self.expires = False
+        """Whether any of the messages does."""
         self.claims: list[tuple[Claim, int, int]] = []
         self.entries: list[Row] = []
         self.counts = Counts()
         self._deliveries: dict[str, dict[str, Delivery]] = {}
         self._entries: dict[tuple[str, str], Agent | Group | Token] = {}
+        self._rows = Rows([], [], [])
         self._changed: dict[int, Delivery] = {}
         self._begin = position
 
@@ -97,10 +107,18 @@ class Plan:
         for kind, name, entry in rows:
             self._entries[kind, name] = msgspec.json.decode(entry, type=_KINDS[kind])
 
-    def apply(self, changes: Sequence[Change], moments: Sequence[int]) -> int:
-        """Plan the changes; how many there were to apply. Raises ImportRefusedError."""
+    def take(self) -> Rows:
+        """The rows that were added since the last time. What changes of them is an update then."""
+        rows, self._rows = self._rows, Rows([], [], [])
+        self._begin = self.position
+        return rows
+
+    def apply(self, changes: Sequence[Change], moments: Sequence[int], first: int) -> int:
+        """Plan changes, of which the first has that place in the import; how many there were to
+        apply. Raises ImportRefusedError.
+        """
         applied = 0
-        for number, (change, us) in enumerate(zip(changes, moments, strict=True)):
+        for number, (change, us) in enumerate(zip(changes, moments, strict=True), first):
             try:
                 if change.type == "sent":
                     applied += self._sent(change, us)
@@ -126,7 +144,8 @@ class Plan:
         gone = core.body is None
         message = self.position + len(change.deliveries)
         here = self._deliveries[core.id] = {}
-        counts, last_seqs = self.counts, self.last_seqs
+        self.expires = self.expires or expires_us is not None
+        counts, last_seqs, rows = self.counts, self.last_seqs, self._rows
         for name, seq in change.deliveries:
             last = last_seqs.get(name, 0)
             given = seq or last + 1
@@ -137,8 +156,8 @@ class Plan:
             delivery = here[name] = Delivery(
                 self.position, message, given, name, core.from_agent, core.subject,
                 _TO_BE_GONE if gone else 0, priority=rank, expires_us=expires_us)
-            self.fresh.append(delivery)
-            self.events.append((self.position, at, given, EVENT_TYPES["SENT"], core.id,
+            rows.deliveries.append(delivery)
+            rows.events.append((self.position, at, given, EVENT_TYPES["SENT"], core.id,
                                 core.from_agent, name, core.subject, at_text))
             counts.agents[name].received += 1
             if not gone:
@@ -147,7 +166,7 @@ class Plan:
                 counts.messages += 1
         counts.agents[core.from_agent].sent += len(change.deliveries)
         counts.events["sent"] += len(change.deliveries)
-        self.messages.append((
+        rows.messages.append((
             message, core.id, core.from_agent, core.subject, core.body, core.created_at,
             None if core.thread_id == core.id else core.thread_id, core.in_reply_to,
             core.expires_at, len(change.deliveries), rank))
@@ -183,7 +202,7 @@ class Plan:
         self.position += 1
         at, at_text = _event_time(us, change.at)
         kind = change.type.upper()
-        self.events.append((self.position, at, delivery.seq, EVENT_TYPES[kind], change.id,
+        self._rows.events.append((self.position, at, delivery.seq, EVENT_TYPES[kind], change.id,
                             delivery.from_agent, delivery.to_agent, delivery.subject, at_text))
         self.counts.events[change.type] += 1
         if delivery.pos <= self._begin:
@@ -218,6 +237,7 @@ def _age(entry: Agent | Group | Token) -> int:
     return text_to_us(entry.updated_at)
 
 
-def _event_time(us: int, text: str) -> tuple[Any, str | None]:
+def _event_time(us: int, text: str) -> tuple[datetime, str | None]:
     """The moment, and its text where it is not as this server writes it."""
-    return to_moment(us), None if to_text(us) == text else text
+    ours = len(text) == _TEXT_LENGTH and text[10] == "T" and text[19] == "." and text[26] == "Z"
+    return to_moment(us), None if ours else text

@@ -116,12 +116,15 @@ class Load:
         self.history = history = History()
         self.random = random.Random(seed)
         a, b = site.addresses
+        # Several at each, so that requests with keys and without share flushes.
         self.senders = [
-            Sender(a, history, 1, other=b), Sender(b, history, 2, other=a, fan_out=True),
-            Sender(a, history, 3, keys=False), Sender(b, history, 4, keys=False, fan_out=True)]
+            Sender(here, history, 10 * number + place, keys=keys, fan_out=place % 2 == 1,
+                   other=there if keys else None)
+            for number, (here, there) in enumerate(((a, b), (b, a)))
+            for place, keys in enumerate((True, True, False, False))]
         ways = [(Follower, StreamFollower), (StreamFollower, Follower), (Follower, StreamFollower)]
         self.followers: list[Follower] = [
-            kind(address, history, 10 + number, to)
+            kind(address, history, number, to)
             for number, (to, kinds) in enumerate(zip(INBOXES, ways, strict=True))
             for address, kind in zip((a, b), kinds, strict=True)]
         self.feeder = FeedFollower(b, history, 20, ADMIN)

@@ -155,9 +155,17 @@ class DatabaseMachine:
 
     def drop_database(self, name: str) -> None:
         """Drop it, connections or not."""
-        self.terminate_backends(name)
-        self._admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(
-            sql.Identifier(name)))
+        deadline = time.monotonic() + LIMIT_S
+        while True:
+            self.terminate_backends(name)
+            # Not WITH (FORCE), which refuses where a worker of Postgres' own vacuums it.
+            try:
+                self._admin.execute(
+                    sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))
+            except psycopg.errors.ObjectInUse:  # somebody has come meanwhile
+                assert time.monotonic() < deadline, f"{name} is in use"
+            else:
+                return
 
     @property
     def _admin(self) -> psycopg.Connection:

@@ -49,6 +49,6 @@ def containers(*filters: str) -> list[dict[str, Any]]:
 
 def networks() -> list[dict[str, Any]]:
     """All networks: name, labels, subnets as [{subnet, gateway}], network_interface."""
-    names = podman("network", "ls", "--quiet").split()
-    rows: list[dict[str, Any]] = json.loads(podman("network", "inspect", *names)) if names else []
+    # One call: of the names that one tells, another's lab may be gone when the next one asks.
+    rows: list[dict[str, Any]] = json.loads(podman("network", "ls", "--format", "json") or "[]")
     return rows

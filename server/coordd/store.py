@@ -226,8 +226,7 @@ class Store(Protocol):
 
     def append(self, drafts: Sequence[Draft], claim: Claim | None = None
                ) -> Awaitable[list[Receipt]]:
-        """Store all of `drafts` or none. Not a coroutine: the order of a sender's calls (that of
-        the first draft) is the order kept.
+        """Store all of `drafts` or none. Not a coroutine: the order of calls is the order kept.
 
         With a claim that is known and has the same digest, the earlier call's receipts.
         The awaitable (or the call) raises StoreBusyError, StoreFullError, StoreSealedError,

@@ -103,12 +103,8 @@ class Life(RuleBasedStateMachine):
             assert [receipt.deliveries for receipt in receipts] == places
             self.model.append(batch, receipts, claim)
 
-    @rule(sender=agents,
-          calls=st.lists(st.lists(drafts, min_size=1, max_size=2), min_size=2, max_size=6))
-    def append_at_once(self, sender: str, calls: list[list[Draft]]) -> None:
-        for batch in calls:
-            batch[0].from_agent = sender
-
+    @rule(calls=st.lists(st.lists(drafts, min_size=1, max_size=2), min_size=2, max_size=6))
+    def append_at_once(self, calls: list[list[Draft]]) -> None:
         async def append() -> Any:
             waiting = [self.store.append(batch) for batch in calls]
             return await asyncio.gather(*waiting, return_exceptions=True)

@@ -1,9 +1,7 @@
-"""Group commit without a timer: what arrives while one flush is on its way goes with the next.
+"""Group commit: what arrives while one flush is on its way goes with the next.
 
-Sends have two lanes and marks have one. In a lane one flush is on its way at a time, so the order
-of its calls is the order of every inbox; between lanes and servers the database's lock decides. A
-sender's calls are all in one lane. The other lane's flush waits at the lock meanwhile: so neither
-the database nor this process is idle while the other one works.
+Sends have a lane and marks have one. In a lane one flush is on its way at a time, so the order of
+the calls is the order of every inbox; between lanes and servers the database's lock decides.
 
 A flush whose answer was lost is sent again with the same ids, until it is known to be stored or the
 time is up. So a database that is restarted or fails over costs its callers a wait; only when the
@@ -45,7 +43,8 @@ ANSWER_LIMIT_S: Final = 8.0
 one for the place behind the lock's holder, one for the holder (lock_timeout is of each)."""
 _BARRIER_LIMIT_S: Final = 5.0
 _PAUSE_S: Final = 0.1
-SEND_LANES: Final = 2
+_GATHER_PART: Final = 3
+"""A flush waits at most that part of what the one before it took for as many callers."""
 _BATCH_MESSAGES: Final = 4096
 _MARKS: Final = 256
 
@@ -97,9 +96,13 @@ class _Lane(Generic[O]):
         self._most = most
         self._settle = settle
         self.task: asyncio.Task[None] | None = None
+        self._expected = 0
+        self._gathered = asyncio.Event()
 
     def add(self, operation: O) -> None:
         self.waiting.append(operation)
+        if len(self.waiting) >= self._expected:
+            self._gathered.set()
         if self.task is None:
             self.task = asyncio.get_running_loop().create_task(self._run())
 
@@ -114,6 +117,7 @@ class _Lane(Generic[O]):
         try:
             while self.waiting:
                 taken = self._take()
+                began_s = asyncio.get_running_loop().time()
                 try:
                     await self._flush(taken)
                 except Exception as error:  # noqa: BLE001 - the callers get it
@@ -128,8 +132,23 @@ class _Lane(Generic[O]):
                 finally:
                     for operation in taken:
                         self._settle(operation)
+                await self._gather(len(taken), began_s)
         finally:
             self.task = None
+
+    async def _gather(self, answered: int, began_s: float) -> None:
+        """Give those who have just been answered, if they are several, a moment to send again: the
+        first of them alone would cost a flush, and all others would wait for its end.
+        """
+        if answered <= 1 or len(self.waiting) >= answered:
+            return
+        loop = asyncio.get_running_loop()
+        self._expected = answered
+        self._gathered.clear()
+        timer = loop.call_later((loop.time() - began_s) / _GATHER_PART, self._gathered.set)
+        await self._gathered.wait()
+        timer.cancel()
+        self._expected = 0
 
     def _refuse_waiting(self, error: StoreError) -> None:
         """They have waited while nothing answered: they are told, and may try another server."""
@@ -157,14 +176,13 @@ class Committer:
         self._notice_of = notice_of
         self.waiting_messages = 0
         self._waiting_bytes = 0
-        self._sends = [_Lane(self._flush_sends, _BATCH_MESSAGES, self._settle)
-                       for _ in range(SEND_LANES)]
+        self._sends = _Lane(self._flush_sends, _BATCH_MESSAGES, self._settle)
         self._marks = _Lane(self._flush_marks, _MARKS, self._settle)
 
     def send(self, operation: Send) -> None:
         """Queue a send. Raises StoreBusyError past the bounds."""
         self._enter(operation)
-        self._sends[hash(operation.drafts[0].from_agent) % SEND_LANES].add(operation)
+        self._sends.add(operation)
 
     def mark(self, operation: SetMark) -> None:
         """As `send`."""
@@ -184,8 +202,7 @@ class Committer:
 
     async def drain(self) -> None:
         """Wait until nothing is waiting or on its way."""
-        while tasks := [lane.task for lane in self._sends if lane.task] + (
-                [self._marks.task] if self._marks.task else []):
+        while tasks := [task for task in (self._sends.task, self._marks.task) if task]:
             await asyncio.gather(*tasks)
 
     # Sends.

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 READ_LIMIT_S: Final = 5.0
 WRITERS: Final = 4
-"""The sends' two flushes, the marks' flush, and everything else that writes."""
+"""The sends' flush, the marks' flush, and everything else that writes."""
 _PING_AFTER_S: Final = 1.0
 _PAUSE_S: Final = 0.05
 _WAITING_MAX: Final = 2000

@@ -27,7 +27,8 @@ _LENGTH: Final = 3
 _COVERED: Final[LiteralString] = "SELECT coalesce(max(last), 0) FROM coordd.search_blocks"
 _BLOCKS: Final[LiteralString] = """
 WITH found AS MATERIALIZED (
-  SELECT first, last FROM coordd.search_blocks WHERE grams @> %(grams)s AND first < %(below)s)
+  SELECT first, last FROM coordd.search_blocks
+   WHERE grams @> %(grams)s AND first < %(below)s AND last <= %(covered)s)
 SELECT first, last FROM found ORDER BY last DESC LIMIT %(limit)s"""
 _MESSAGES: Final[LiteralString] = f"""
 SELECT delivery.pos, {queries.SHOWN}
@@ -88,10 +89,12 @@ class Search:
             if first <= below:
                 yield first, last
             end = first - 1
+        # No block that was added meanwhile: its messages were looked at as they are.
         wanted = _ints_of({gram for word in words for gram in grams(word)})
         end = below
         while True:
-            blocks = await fetch(_BLOCKS, {"grams": wanted, "below": end, "limit": _CANDIDATES})
+            blocks = await fetch(_BLOCKS, {"grams": wanted, "below": end, "covered": covered,
+                                           "limit": _CANDIDATES})
             for first, last in blocks:
                 yield first, last
             if len(blocks) < _CANDIDATES:

@@ -45,6 +45,15 @@ async def test_a_block_that_is_added_during_a_search_is_not_shown_twice(
     assert [message.body for message in found] == [f"needle {n}" for n in range(9, -1, -1)]
 
 
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 5])
+async def test_a_page_that_ends_within_a_message_of_several_deliveries(
+        store: PostgresStore, limit: int) -> None:
+    await store.append([draft(["ann", "bob", "cid"], body="needle") for _ in range(9)])
+    assert len(await search(store, "needle", limit=limit)) == 27
+    await store.keep_up()
+    assert len(await search(store, "needle", limit=limit)) == 27
+
+
 @pytest.mark.parametrize("word", ["needle", "NEEDLE", "eed", "ne", "ä", "Nädel", "日本語"])
 @pytest.mark.parametrize("limit", [1, 3, 1000])
 async def test_words_of_any_length_over_many_blocks(store: PostgresStore, word: str, limit: int

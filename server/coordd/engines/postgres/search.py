@@ -38,11 +38,11 @@ SELECT delivery.pos, {queries.SHOWN}
    AND {queries.ALIVE}
  ORDER BY delivery.pos DESC"""
 _TAIL: Final[LiteralString] = """
-SELECT min(pos), max(pos) FROM (
-  SELECT pos FROM coordd.messages WHERE pos > %(covered)s AND pos <= %(end)s
+SELECT min(pos - deliveries) + 1, max(pos) FROM (
+  SELECT pos, deliveries FROM coordd.messages WHERE pos > %(covered)s AND pos <= %(end)s
    ORDER BY pos DESC LIMIT %(limit)s) AS tail"""
 _NEXT_BLOCK: Final[LiteralString] = """
-SELECT pos, subject, body FROM coordd.messages WHERE pos > %(covered)s ORDER BY pos
+SELECT pos, subject, body, deliveries FROM coordd.messages WHERE pos > %(covered)s ORDER BY pos
  LIMIT %(limit)s"""
 _ADD_BLOCK: Final[LiteralString] = """
 INSERT INTO coordd.search_blocks (first, last, grams) VALUES (%(first)s, %(last)s, %(grams)s)
@@ -77,7 +77,9 @@ class Search:
         return page_of(hits[: limit + 1], limit, "b")
 
     async def _spans(self, words: Sequence[str], below: int) -> AsyncGenerator[tuple[int, int]]:
-        """Ranges of messages' positions that may hold a hit, newest first."""
+        """Ranges of positions of messages that may hold a hit, newest first. A range begins with
+        its first message's first delivery: a page may end between that and the message's last.
+        """
         fetch = self._database.fetch
         [(covered,)] = await fetch(_COVERED)
         end = HIGHEST
@@ -109,8 +111,8 @@ class Search:
         if len(rows) < self._block_messages:
             return False
         found = await asyncio.to_thread(_grams_of, rows)
-        await self._database.fetch(_ADD_BLOCK, {"first": rows[0][0], "last": rows[-1][0],
-                                                "grams": _ints_of(found)})
+        await self._database.fetch(_ADD_BLOCK, {
+            "first": rows[0][0] - rows[0][3] + 1, "last": rows[-1][0], "grams": _ints_of(found)})
         return True
 
 
@@ -126,7 +128,7 @@ def grams(text: str) -> set[str]:
 
 def _grams_of(rows: Sequence[Row]) -> set[str]:
     found: set[str] = set()
-    for _, subject, body in rows:
+    for _, subject, body, _ in rows:
         found |= grams(f"{subject}\n{body or ''}".casefold())
     return found
 

@@ -133,7 +133,8 @@ CREATE VIEW coordd.agents AS SELECT name, entry::json FROM coordd.registry WHERE
 CREATE VIEW coordd.groups AS SELECT name, entry::json FROM coordd.registry WHERE kind = 'group';
 CREATE VIEW coordd.tokens AS SELECT name, entry::json FROM coordd.registry WHERE kind = 'token';
 
--- Text search: which groups of three characters the messages with first <= pos <= last have.
+-- Text search: which groups of three characters the messages with first <= pos <= last have. first
+-- is where the deliveries of the first of them begin.
 CREATE TABLE coordd.search_blocks (
   last bigint PRIMARY KEY,
   first bigint NOT NULL,

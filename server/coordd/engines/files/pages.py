@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left
 from typing import Final
 
+from coordd.engines.cursors import read_cursor
 from coordd.engines.files import records
 from coordd.engines.files.index import GONE, Index, Mailbox, wanted_marks
 from coordd.engines.files.reader import Reader
 from coordd.engines.files.records import EVENT_CODES, EVENT_NAMES, SENT
 from coordd.model import PRIORITY_RANK, Event, Order, Priority
 from coordd.store import (
-    BadCursorError,
     Change,
     EventPage,
     Feed,
@@ -22,15 +21,6 @@ from coordd.store import (
 )
 
 _EMPTY: Final = Mailbox(0, "").version
-_CURSOR: Final = re.compile(r"([ab])(\d{1,18})\Z")
-
-
-def read_cursor(cursor: str, letters: str = "ab") -> tuple[str, int]:
-    """A cursor is a direction (a: above, b: below) and a number, a seq or a position."""
-    match = _CURSOR.match(cursor)
-    if match is None or match[1] not in letters:
-        raise BadCursorError(f"{cursor!r} is no cursor of this list: take a page's next_cursor")
-    return match[1], int(match[2])
 
 
 class Pages:

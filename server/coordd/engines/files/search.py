@@ -12,9 +12,10 @@ from typing import Final
 
 import msgspec
 
+from coordd.engines.cursors import read_cursor
 from coordd.engines.files.index import GONE, Index
 from coordd.engines.files.log import Log
-from coordd.engines.files.pages import Pages, read_cursor
+from coordd.engines.files.pages import Pages
 from coordd.engines.files.reader import Reader
 from coordd.store import MessageJson, Page
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from coordd.engines.cursors import read_cursor
 from coordd.engines.postgres import queries
 from coordd.engines.postgres.arrays import shorts, texts
 from coordd.engines.postgres.commit import EVENT_TYPES
@@ -18,7 +18,6 @@ from coordd.engines.postgres.replicas import Replicas
 from coordd.model import PRIORITY_RANK, Event, Order, Priority
 from coordd.store import (
     AgentStats,
-    BadCursorError,
     EventPage,
     MessageJson,
     Page,
@@ -26,19 +25,10 @@ from coordd.store import (
     inbox_cursor,
 )
 
-_CURSOR: Final = re.compile(r"([ab])(\d{1,18})\Z")
 HIGHEST: Final = (1 << 63) - 1
 _TYPE_NAMES: Final = {code: name for name, code in EVENT_TYPES.items()}
 _EVER: Final = (datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC))
 _SIZE_HOLDS_S: Final = 10.0
-
-
-def read_cursor(cursor: str, letters: str = "ab") -> tuple[str, int]:
-    """A cursor is a direction (a: above, b: below) and a number, a seq or a position."""
-    match = _CURSOR.match(cursor)
-    if match is None or match[1] not in letters:
-        raise BadCursorError(f"{cursor!r} is no cursor of this list: take a page's next_cursor")
-    return match[1], int(match[2])
 
 
 class Reading:

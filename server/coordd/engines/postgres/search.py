@@ -14,10 +14,11 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Final, LiteralString
 from zlib import crc32
 
+from coordd.engines.cursors import read_cursor
 from coordd.engines.postgres import queries
 from coordd.engines.postgres.arrays import Ints, ints
 from coordd.engines.postgres.database import Database, Row
-from coordd.engines.postgres.reading import HIGHEST, page_of, read_cursor
+from coordd.engines.postgres.reading import HIGHEST, page_of
 from coordd.store import Page
 
 BLOCK_MESSAGES: Final = 128

@@ -13,7 +13,7 @@ import msgspec
 
 from bench.daemon import BenchError
 from bench.figures import percentile, spread
-from bench.postgres import bare, flat, importer
+from bench.postgres import bare, flat, importer, push
 from bench.postgres.bare import COPY_LOOP, LARGE_LOOP, SMALL_LOOP
 from bench.postgres.plan import plan_of
 from bench.postgres.stand import INBOX
@@ -210,6 +210,6 @@ def _p99_ms(ask: Callable[[], int]) -> float:
 
 MEASURES: dict[str, Callable[[PostgresStand], None]] = {
     "pg-send": send, "pg-batch": batch, "pg-import": import_, "pg-inbox": inbox,
-    "pg-stats": stats, "pg-flat": flat.flat,
+    "pg-stats": stats, "pg-push": push.push, "pg-flat": flat.flat,
 }
 """In the order in which they run: pg-flat, which adds to the stores, after what only reads them."""

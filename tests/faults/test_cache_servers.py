@@ -87,10 +87,16 @@ async def test_one_reads_what_the_other_has_cached(tmp_path: Path, server: Redis
     for each in (writer, reader):
         await each.open()
     await writer.append([Draft("alice", ("bob",), "first", "")])
-    await writer.inbox("bob", limit=10)
-    await until(lambda: bool(server.keys()))
-    page = await reader.inbox("bob", limit=10)
-    assert (reader.hits, reader.misses) == (1, 0)
+    for _ in range(20):
+        await asyncio.to_thread(server.ask, "FLUSHALL")
+        await writer.inbox("bob", limit=10)
+        await until(lambda: bool(server.keys()))
+        errors = reader.errors
+        page = await reader.inbox("bob", limit=10)
+        if reader.hits:
+            break
+        assert reader.errors > errors, "only a Redis that is too slow excuses a miss"
+    assert reader.hits == 1
     assert page == await inner.inbox("bob", limit=10)
     for each in (writer, reader, inner):
         await each.close()

@@ -216,6 +216,14 @@ def test_a_large_target_is_refused(server: Server) -> None:
         refused(c.answer(), 400, "bad-request")
 
 
+def test_a_large_target_in_two_pieces_is_refused(server: Server) -> None:
+    with Connection(server.port) as c:
+        c.socket.sendall(b"GET /" + b"x" * 50_000)
+        time.sleep(0.3)
+        c.socket.sendall(b"x" * 50_000 + b" HTTP/1.1\r\nHost: here\r\n\r\n")
+        refused(c.answer(), 400, "bad-request")
+
+
 @pytest.mark.parametrize("body", [
     b"", b"{", b'{"from_agent":"\xff"}', b"\xff\xfe{\x00}\x00", b"[" * 1_000_000,
     b'{"a":' * 500_000, b"[]", b"null", b'"x"', b"1e999", b"\0",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import os
 import shutil
@@ -23,6 +24,13 @@ async def opened(folder: Path) -> FilesStore:
 async def send(store: FilesStore, *subjects: str) -> None:
     for subject in subjects:
         await store.append([Draft("code", ("chat",), subject, "body")])
+
+
+async def written(folder: Path, *wanted: str) -> None:
+    """Wait for the lines: they follow the answers."""
+    async with asyncio.timeout(30):
+        while subjects(folder / "events.log") != list(wanted):  # noqa: ASYNC110 - a thread writes
+            await asyncio.sleep(0.005)
 
 
 def subjects(path: Path) -> list[str]:
@@ -110,6 +118,7 @@ async def test_too_many_lines_without_room_come_with_the_next_start(
     store = await opened(tmp_path)
     log: EventsLog = store._events_log
     await send(store, "1")
+    await written(tmp_path, "1")
     descriptor, log._fd = log._fd, os.open("/dev/full", os.O_WRONLY)
     await send(store, "2", "3")
     await store.prove()

@@ -115,7 +115,7 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head is there."""
         self._head_complete = True
-        if self._chunk_bytes > HEAD_MAX_BYTES:
+        if self._received_bytes + self._chunk_bytes > HEAD_MAX_BYTES:
             size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
             if size > HEAD_MAX_BYTES:
                 self._refuse(_large_head())

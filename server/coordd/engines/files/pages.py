@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import Final
 
-from coordd.engines.cursors import read_cursor
+from coordd.engines.cursors import read_cursor, span_of
 from coordd.engines.files import records
 from coordd.engines.files.index import GONE, Index, Mailbox, wanted_marks
 from coordd.engines.files.reader import Reader
@@ -39,15 +39,7 @@ class Pages:
     def inbox(self, agent: str, limit: int, order: Order, after: int | None, cursor: str | None,
               *, unread: bool, min_priority: Priority | None) -> Page:
         """See `Store.inbox`. A cursor keeps the order of the page that gave it."""
-        above, below = after or 0, None
-        newest = order == "newest"
-        if cursor is not None:
-            letter, seq = read_cursor(cursor)
-            newest = letter == "b"
-            if newest:
-                below = seq
-            else:
-                above = max(above, seq)
+        newest, above, below = span_of(order, after, cursor)
         box = self._index.box_by_name.get(agent)
         if box is None:
             return Page([], None, 0, _EMPTY)
@@ -113,15 +105,8 @@ class Pages:
                cursor: str | None, order: Order) -> EventPage:
         """See `Store.events`."""
         index = self._index
-        newest = order == "newest"
-        above, below = after or 0, index.position + 1
-        if cursor is not None:
-            letter, position = read_cursor(cursor)
-            newest = letter == "b"
-            if newest:
-                below = min(below, position)
-            else:
-                above = max(above, position)
+        newest, above, wanted = span_of(order, after, cursor)
+        below = index.position + 1 if wanted is None else min(index.position + 1, wanted)
         page = EventPage([], None, index.position)
         box = index.box_by_name.get(agent) if agent is not None else None
         if agent is not None and box is None:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from coordd.engines.times import text_to_us
 from coordd.model import Agent, Core, Group, Token, is_id, is_name, is_subject
 from coordd.store import Change, ImportRefusedError
 
-_ENTRIES = {"agent": Agent, "group": Group, "token": Token}
+ENTRIES: Final[dict[str, type[Agent | Group | Token]]] = {
+    "agent": Agent, "group": Group, "token": Token}
+"""The registry's entries, by the type of their changes."""
+
+
+def entry_of(change: Change) -> Agent | Group | Token | None:
+    """The entry that the change writes, if it is one of the registry."""
+    return change.agent_entry or change.group_entry or change.token_entry
 
 
 def checked(changes: Sequence[Change]) -> list[int]:
@@ -24,7 +32,7 @@ def checked(changes: Sequence[Change]) -> list[int]:
             moments.append(us)
             if change.type == "sent":
                 _check_sent(change, known, names)
-            elif change.type in _ENTRIES:
+            elif change.type in ENTRIES:
                 _check_entry(change)
         except ValueError as error:
             raise ImportRefusedError(number, str(error)) from error
@@ -32,8 +40,7 @@ def checked(changes: Sequence[Change]) -> list[int]:
 
 
 def _check_entry(change: Change) -> None:
-    entry = change.agent_entry or change.group_entry or change.token_entry
-    if not isinstance(entry, _ENTRIES[change.type]):
+    if not isinstance(entry_of(change), ENTRIES[change.type]):
         raise ValueError(f"a change of type {change.type} needs {change.type}_entry")  # noqa: TRY004
 
 

@@ -16,10 +16,10 @@ from psycopg import AsyncCursor
 
 from coordd.engines.postgres import queries
 from coordd.engines.postgres.arrays import bigints, ints, shorts, texts
-from coordd.engines.postgres.checks import checked
+from coordd.engines.postgres.checks import ENTRIES, checked
 from coordd.engines.postgres.database import Connection, Database, Row
 from coordd.engines.postgres.errors import is_lost, translated
-from coordd.engines.postgres.planning import ENTRY_KINDS, Delivery, Plan, Rows
+from coordd.engines.postgres.planning import Delivery, Plan, Rows
 from coordd.engines.times import to_moment
 from coordd.store import Change, Imported, StoreUnknownError
 
@@ -156,7 +156,7 @@ class Importing:
     async def _look(self, connection: Connection, changes: Sequence[Change], plan: Plan) -> None:
         """Give the plan what the store has of what the changes speak of."""
         ids = {change.message.id if change.message else change.id for change in changes
-               if change.type not in ENTRY_KINDS}
+               if change.type not in ENTRIES}
         agents = {name for change in changes for name, _ in change.deliveries}
         if ids:
             plan.know(await _fetch(connection, _KNOWN, {"ids": texts(list(ids))}))
@@ -164,7 +164,7 @@ class Importing:
             plan.last_seqs.update(await _fetch(connection, _LAST_SEQS,
                                                {"agents": texts(list(agents))}))
         entries = [(change.type, plan.entry_name(change)) for change in changes
-                   if change.type in ENTRY_KINDS]
+                   if change.type in ENTRIES]
         if entries:
             plan.know_entries(await _fetch(connection, _REGISTRY, {
                 "kinds": texts([kind for kind, _ in entries]),

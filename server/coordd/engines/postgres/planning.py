@@ -9,16 +9,14 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from coordd.engines.postgres.checks import ENTRIES, entry_of
 from coordd.engines.postgres.commit import EVENT_TYPES
 from coordd.engines.postgres.database import Row
 from coordd.engines.times import text_to_us, to_moment
 from coordd.model import PRIORITY_RANK, Agent, Group, Token
 from coordd.store import Change, Claim, ImportRefusedError
 
-ENTRY_KINDS: Final = ("agent", "group", "token")
 _DELETED, _EXPIRED, _TO_BE_GONE = 3, 4, 5
-_KINDS: Final[dict[str, type[Agent | Group | Token]]] = {
-    "agent": Agent, "group": Group, "token": Token}
 _TEXT_LENGTH: Final = len("2026-01-31T12:00:00.000000Z")
 _encode: Final[Callable[[Any], bytes]] = msgspec.json.encode
 
@@ -105,7 +103,7 @@ class Plan:
     def know_entries(self, rows: Iterable[Row]) -> None:
         """Take the registry's entries that the changes speak of."""
         for kind, name, entry in rows:
-            self._entries[kind, name] = msgspec.json.decode(entry, type=_KINDS[kind])
+            self._entries[kind, name] = msgspec.json.decode(entry, type=ENTRIES[kind])
 
     def take(self) -> Rows:
         """The rows that were added since the last time. What changes of them is an update then."""
@@ -122,7 +120,7 @@ class Plan:
             try:
                 if change.type == "sent":
                     applied += self._sent(change, us)
-                elif change.type in ENTRY_KINDS:
+                elif change.type in ENTRIES:
                     applied += self._entry(change)
                 else:
                     applied += self._mark(change, us)
@@ -211,13 +209,13 @@ class Plan:
 
     def entry_name(self, change: Change) -> str:
         """What the entry of a change is known by."""
-        entry = change.agent_entry or change.group_entry or change.token_entry
+        entry = entry_of(change)
         assert entry is not None
         return entry.keyid if isinstance(entry, Token) else entry.name
 
     def _entry(self, change: Change) -> bool:
         """An entry that is older than the one here is one that the store had before it."""
-        entry = change.agent_entry or change.group_entry or change.token_entry
+        entry = entry_of(change)
         assert entry is not None
         name = self.entry_name(change)
         known = self._entries.get((change.type, name))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from coordd.engines.cursors import read_cursor
+from coordd.engines.cursors import read_cursor, span_of
 from coordd.engines.postgres import queries
 from coordd.engines.postgres.arrays import shorts, texts
 from coordd.engines.postgres.commit import EVENT_TYPES
@@ -46,18 +46,11 @@ class Reading:
     async def inbox(self, agent: str, limit: int, order: Order, after: int | None,
                     cursor: str | None, *, unread: bool, min_priority: Priority | None) -> Page:
         """See `Store.inbox`. A cursor keeps the order of the page that gave it."""
-        above, below = max(after or 0, 0), HIGHEST
-        newest = order == "newest"
-        if cursor is not None:
-            letter, seq = read_cursor(cursor)
-            newest = letter == "b"
-            if newest:
-                below = seq
-            else:
-                above = max(above, seq)
+        newest, above, below = span_of(order, after, cursor)
         rank = PRIORITY_RANK[min_priority] if min_priority else len(PRIORITY_RANK)
         query = queries.INBOX[newest, unread]
-        parameters = {"agent": agent, "above": min(above, HIGHEST), "below": below, "rank": rank,
+        parameters = {"agent": agent, "above": min(above, HIGHEST),
+                      "below": HIGHEST if below is None else below, "rank": rank,
                       "limit": limit + 1, "shift": self._shift_us()}
         rows = None
         if self._replicas and (version := await self.version(agent)):
@@ -133,20 +126,13 @@ class Reading:
     async def events(self, limit: int, agent: str | None, type_: str | None, after: int | None,
                      cursor: str | None, order: Order) -> EventPage:
         """See `Store.events`."""
-        newest = order == "newest"
-        above, below = max(after or 0, 0), HIGHEST
-        if cursor is not None:
-            letter, position = read_cursor(cursor)
-            newest = letter == "b"
-            if newest:
-                below = position
-            else:
-                above = max(above, position)
+        newest, above, below = span_of(order, after, cursor)
         types = [EVENT_TYPES[type_]] if type_ else list(EVENT_TYPES.values())
         [(last,)] = await self._database.fetch(queries.LAST_EVENT)
         since, until = _EVER
         parameters: dict[str, Any] = {
-            "types": shorts(types), "above": min(above, HIGHEST), "below": below,
+            "types": shorts(types), "above": min(above, HIGHEST),
+            "below": HIGHEST if below is None else below,
             "since": since, "until": until, "limit": limit + 1}
         if agent is not None:
             parameters["agent"] = agent

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+from coordd.engines.entries import age, entry_of
 from coordd.engines.files import records
 from coordd.engines.files.commit import Batch, Listener, answer
 from coordd.engines.files.eventslog import line
@@ -103,7 +104,7 @@ class Import:
         """An entry that is older than the one here is one that the store had before it."""
         index = self._index
         known: Agent | Group | Token | None
-        entry = change.agent_entry or change.group_entry or change.token_entry
+        entry = entry_of(change)
         if change.type == "agent" and isinstance(entry, Agent):
             name, known = entry.name, index.agents.get(entry.name)
         elif change.type == "group" and isinstance(entry, Group):
@@ -113,7 +114,7 @@ class Import:
         else:
             raise ValueError(f"a change of type {change.type} needs {change.type}_entry")
         known = self._entries.get((change.type, name), known)
-        if known is not None and (entry == known or _age(entry) < _age(known)):
+        if known is not None and (entry == known or age(entry) < age(known)):
             return None
         self._entries[change.type, name] = entry
         return EntryRecord(change.at, change.agent_entry, change.group_entry, change.token_entry)
@@ -187,13 +188,6 @@ class Import:
                     for listener in self._listeners:
                         listener(name, seq)
         answer(self.future, self._result)
-
-
-def _age(entry: Agent | Group | Token) -> int:
-    """Orders the states of one entry. A token's only change is that it is revoked."""
-    if isinstance(entry, Token):
-        return int(entry.revoked_at is not None)
-    return text_to_us(entry.updated_at)
 
 
 def _check_time(text: str) -> None:

@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
+from coordd.engines.entries import ENTRIES, entry_of
 from coordd.engines.times import text_to_us
-from coordd.model import Agent, Core, Group, Token, is_id, is_name, is_subject
+from coordd.model import Core, is_id, is_name, is_subject
 from coordd.store import Change, ImportRefusedError
-
-ENTRIES: Final[dict[str, type[Agent | Group | Token]]] = {
-    "agent": Agent, "group": Group, "token": Token}
-"""The registry's entries, by the type of their changes."""
-
-
-def entry_of(change: Change) -> Agent | Group | Token | None:
-    """The entry that the change writes, if it is one of the registry."""
-    return change.agent_entry or change.group_entry or change.token_entry
 
 
 def checked(changes: Sequence[Change]) -> list[int]:

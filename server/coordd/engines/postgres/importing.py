@@ -14,9 +14,10 @@ from typing import Any, Final, LiteralString
 
 from psycopg import AsyncCursor
 
+from coordd.engines.entries import ENTRIES
 from coordd.engines.postgres import queries
 from coordd.engines.postgres.arrays import bigints, ints, shorts, texts
-from coordd.engines.postgres.checks import ENTRIES, checked
+from coordd.engines.postgres.checks import checked
 from coordd.engines.postgres.database import Connection, Database, Row
 from coordd.engines.postgres.errors import is_lost, translated
 from coordd.engines.postgres.planning import Delivery, Plan, Rows

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from coordd.engines.postgres.checks import ENTRIES, entry_of
+from coordd.engines.entries import ENTRIES, age, entry_of
 from coordd.engines.postgres.commit import EVENT_TYPES
 from coordd.engines.postgres.database import Row
 from coordd.engines.times import text_to_us, to_moment
@@ -219,20 +219,13 @@ class Plan:
         assert entry is not None
         name = self.entry_name(change)
         known = self._entries.get((change.type, name))
-        if known is not None and (entry == known or _age(entry) < _age(known)):
+        if known is not None and (entry == known or age(entry) < age(known)):
             return False
         self._entries[change.type, name] = entry
         self.position += 1
         self.entries.append((self.position, change.type, name, change.at,
                              _encode(entry).decode()))
         return True
-
-
-def _age(entry: Agent | Group | Token) -> int:
-    """Orders the states of one entry. A token's only change is that it is revoked."""
-    if isinstance(entry, Token):
-        return int(entry.revoked_at is not None)
-    return text_to_us(entry.updated_at)
 
 
 def _event_time(us: int, text: str) -> tuple[datetime, str | None]:

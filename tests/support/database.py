@@ -248,18 +248,24 @@ class DatabaseMachine:
     def exhaust(self, *, evict: bool = False) -> Iterator[None]:
         """Hold every connection that Postgres has left; `evict`: those that others have, too."""
         admin = self._admin
+        room = self._one(admin, "SELECT sum(setting::int * CASE name WHEN 'max_connections' THEN 1 "
+                                "ELSE -1 END) FROM pg_settings WHERE name IN ('max_connections', "
+                                "'superuser_reserved_connections', 'reserved_connections')")
         deadline = time.monotonic() + LIMIT_S
         with ExitStack() as held:
             ours = [admin.info.backend_pid]
-            while True:
+            # One that is only being made, or is ending, counts and cannot be ended: a refusal
+            # alone does not say that nobody else has one.
+            while len(ours) < room:
                 try:
                     connection = self.connect(self.direct_url("postgres"))
                 except psycopg.OperationalError as error:
                     if not any(refusal in str(error) for refusal in _REFUSALS):
                         raise
-                    if not (evict and self._terminate("pid <> ALL (%s)", ours)):
+                    if not evict:
                         break
                     assert time.monotonic() < deadline, "others take connections as fast as we do"
+                    self._terminate("pid <> ALL (%s)", ours)
                 else:
                     held.enter_context(connection)
                     ours.append(connection.info.backend_pid)

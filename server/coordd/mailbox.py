@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from coordd.auth import Identity
 from coordd.hub import Hub, Subscription
+from coordd.looks import Looks
 from coordd.model import Mark
 from coordd.problems import Fault, Problem, invalid, not_found
 from coordd.rules import decoder_of
@@ -44,6 +45,7 @@ class Mailbox:
     def __init__(self, store: Store, hub: Hub) -> None:
         self._store = store
         self._hub = hub
+        self._looks = Looks[Page]()
         self._look_s = LOOK_S if store.shared else KEEP_ALIVE_S
         self._deleted: dict[str, str] = {}
         """Message → recipient, of deletions that named no recipient: their repeats answer alike."""
@@ -59,12 +61,17 @@ class Mailbox:
             self.own(identity, agent, "history")
         return agent if identity.agent is None else identity.agent
 
+    def page(self, agent: str, **query: Any) -> Awaitable[Page]:
+        """A page of an inbox, of a look at the store that others share who ask the same now."""
+        return self._looks.ask((agent, *query.items()),
+                               lambda: self._store.inbox(agent, **query))
+
     async def wait(self, agent: str, wait_s: float, query: dict[str, Any]) -> bytes:
         """A page; an empty one waits for the first message, `wait_s` at most."""
         deadline = time.monotonic() + wait_s
         with self._hub.subscribe(agent) as subscription:
             while True:
-                page = await self._store.inbox(agent, **query)
+                page = await self.page(agent, **query)
                 left_s = deadline - time.monotonic()
                 if page.messages or left_s <= 0 or self._hub.closed:
                     return page_json(page)
@@ -79,11 +86,11 @@ class Mailbox:
         try:
             with self._hub.subscribe(agent) as subscription:
                 if after is None:
-                    after = (await self._store.inbox(agent, limit=1)).last_seq
+                    after = (await self.page(agent, limit=1)).last_seq
                 yield b": connected\n\n"
                 while not self._hub.closed:
-                    page = await self._store.inbox(agent, limit=STREAM_CHUNK, order="oldest",
-                                                   after=after)
+                    page = await self.page(agent, limit=STREAM_CHUNK, order="oldest",
+                                           after=after)
                     if page.messages:
                         seqs = [_decode_delivery(raw).seq for raw in page.messages]
                         after = seqs[-1]

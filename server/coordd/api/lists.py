@@ -38,7 +38,7 @@ class Lists:
             query["order"] = "newest" if query["after"] is None else "oldest"
         if wait_s:
             return self._mailbox.wait(agent, wait_s, query)
-        return Later(self._store.inbox(agent, **query), page_json)
+        return Later(self._mailbox.page(agent, **query), page_json)
 
     def _stream(self, request: Request) -> Result:
         agent = self._own_agent(request, "inbox")

@@ -157,4 +157,5 @@ async def run(connection: Connection, query: LiteralString,
     """The rows of a statement."""
     cursor = await connection.execute(query, parameters, prepare=True)
     connection.used_s = time.monotonic()
-    return await cursor.fetchall() if cursor.description else []
+    # Not by `description`, which makes an object of each column.
+    return await cursor.fetchall() if cursor.pgresult and cursor.pgresult.nfields else []

@@ -38,12 +38,13 @@ def _failover(stack: Stack) -> bool:
 
 COMPONENTS: Final = (
     Component("machine", "users, time, journal, firewall", lambda _: True),
-    Component("etcd", "who leads the database", _failover,
+    Component("etcd", "who leads the database", _database,
               (Port(2379, ("postgres",)), Port(2380, ("etcd",)))),
     Component("postgres", "the messages", _database,
-              (Port(5432, ("postgres", "pgbouncer", "haproxy", "coordd", "worker")),
+              (Port(5432, ("postgres", "haproxy", "coordd", "worker")),
                Port(8008, ("postgres", "haproxy", "prometheus")))),
-    Component("pgbouncer", "database connections", lambda stack: stack.pooling == "pgbouncer"),
+    Component("pgbouncer", "database connections", lambda stack: stack.pooling == "pgbouncer",
+              (Port(6432, ("haproxy", "coordd", "worker")),)),
     Component("haproxy", "the way to the leader", _failover),
     Component("redis", "inbox cache", lambda stack: stack.cache != "in-process",
               (Port(6379, ("coordd", "redis")),)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from typing import Final
 
 from coordctl import pki
 from coordctl.durable import write_file
@@ -10,6 +11,23 @@ from coordctl.errors import CoordctlError
 from coordctl.site import Site
 from coordctl.topology import Topology
 from coordctl.vault import CA_FILE, SECRETS_FILE
+
+PASSWORDS: Final = {
+    "redis": {"vault_redis_password": "cache password"},
+    "postgres": {"vault_postgres_password": "database password",
+                 "vault_postgres_superuser_password": "database superuser's password",
+                 "vault_postgres_replication_password": "replication password",
+                 "vault_postgres_pooler_password": "pooler's password",
+                 "vault_postgres_rest_password": "password of Patroni's API"},
+    "pgbouncer": {"vault_pgbouncer_stats_password": "pooler's statistics password"},
+}
+"""Role → its secrets and what they are called."""
+DATABASE_NAME: Final = "postgres"
+"""The host name that the certificate of every database has: its clients reach it by way of others,
+at addresses that are not its own.
+"""
+TLS_BETWEEN: Final = ("etcd", "postgres", "pgbouncer", "haproxy")
+"""The roles that speak TLS with other machines."""
 
 
 def prepare(site: Site, topology: Topology) -> list[str]:
@@ -25,11 +43,14 @@ def prepare(site: Site, topology: Topology) -> list[str]:
         wanted["vault_admin_token"] = (plain.read_text(encoding="utf-8").strip() if plain.exists()
                                        else f"coord_admin_{secrets.token_urlsafe(32)}")
         made.append("operator's token")
-    if topology.bearers("redis") and "vault_redis_password" not in wanted:
-        wanted["vault_redis_password"] = secrets.token_urlsafe(32)
-        made.append("cache password")
+    for role, names in PASSWORDS.items():
+        for name, what in names.items():
+            if topology.bearers(role) and name not in wanted:
+                wanted[name] = secrets.token_urlsafe(32)
+                made.append(what)
     if topology.bearers("nginx"):
         made += _certificate(site, topology, wanted)
+    made += _machines_certificates(site, topology, wanted)
     if wanted != held:
         site.vault.write(SECRETS_FILE, wanted)
     return made
@@ -46,23 +67,52 @@ def _certificate(site: Site, topology: Topology, wanted: dict[str, str]) -> list
         wanted["vault_tls_certificate"] = _given(site, "certificate", site.file.tls.certificate)
         wanted["vault_tls_key"] = _given(site, "key", site.file.tls.key)
         return []
-    made = []
-    fields = site.vault.read(CA_FILE)
-    if not fields:
-        authority = pki.new_authority(site.file.name)
-        fields = authority._asdict()
-        site.vault.write(CA_FILE, fields)
-        made.append("certificate authority")
-    authority = pki.Pair(**fields)
-    shown = site.folder / "ca.crt"
-    if not shown.exists() or shown.read_text(encoding="ascii") != authority.certificate:
-        write_file(shown, authority.certificate)
+    authority, made = _authority(site)
     names = names_of(site, topology)
     if not pki.is_good(wanted.get("vault_tls_certificate", ""), authority.certificate, names):
         pair = pki.new_server(authority, names)
         wanted["vault_tls_certificate"], wanted["vault_tls_key"] = pair
         made.append(f"certificate for {', '.join(names)}")
     return made
+
+
+def _machines_certificates(site: Site, topology: Topology, wanted: dict[str, str]) -> list[str]:
+    """One a machine, for what its roles serve to other machines and ask of them."""
+    machines = [machine for machine, roles in topology.roles.items() if {*roles} & {*TLS_BETWEEN}]
+    if not machines:
+        return []
+    authority, made = _authority(site)
+    wanted["vault_ca"] = authority.certificate
+    for machine in machines:
+        names = list(dict.fromkeys((machine, site.address(machine), "localhost", "127.0.0.1")))
+        if "postgres" in topology.roles[machine]:
+            names.append(DATABASE_NAME)
+        certificate, key = certificate_of(machine)
+        if not pki.is_good(wanted.get(certificate, ""), authority.certificate, names):
+            wanted[certificate], wanted[key] = pki.new_server(authority, names, client=True)
+            made.append(f"certificate of {machine}")
+    return made
+
+
+def certificate_of(machine: str) -> tuple[str, str]:
+    """The names of a machine's certificate and of its key among the secrets."""
+    name = machine.replace("-", "_")
+    return f"vault_certificate_{name}", f"vault_key_{name}"
+
+
+def _authority(site: Site) -> tuple[pki.Pair, list[str]]:
+    """The site's own, made if there is none, and what was made."""
+    made = []
+    fields = site.vault.read(CA_FILE)
+    if not fields:
+        fields = pki.new_authority(site.file.name)._asdict()
+        site.vault.write(CA_FILE, fields)
+        made.append("certificate authority")
+    authority = pki.Pair(**fields)
+    shown = site.folder / "ca.crt"
+    if not shown.exists() or shown.read_text(encoding="ascii") != authority.certificate:
+        write_file(shown, authority.certificate)
+    return authority, made
 
 
 def _given(site: Site, key: str, name: str) -> str:

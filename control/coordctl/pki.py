@@ -1,4 +1,4 @@
-"""The site's own certificate authority, made once, and the certificate of its message servers."""
+"""The site's own certificate authority, made once, and the certificates that it signs."""
 
 from __future__ import annotations
 
@@ -65,13 +65,17 @@ def _subjects(names: Sequence[str]) -> list[x509.GeneralName]:
     return subjects
 
 
-def new_server(authority: Pair, names: Sequence[str]) -> Pair:
-    """A certificate for a server that is reached under `names` (host names, addresses)."""
+def new_server(authority: Pair, names: Sequence[str], *, client: bool = False) -> Pair:
+    """A certificate for a server that is reached under `names` (host names, addresses); `client`:
+    that its machine shows to other servers too.
+    """
     issuer = x509.load_pem_x509_certificate(authority.certificate.encode())
     issuer_key = serialization.load_pem_private_key(authority.key.encode(), None)
     assert isinstance(issuer_key, ec.EllipticCurvePrivateKey)  # noqa: S101  narrows: it is ours
     key = ec.generate_private_key(ec.SECP256R1())
     now = datetime.now(UTC)
+    usages = [ExtendedKeyUsageOID.SERVER_AUTH,
+              *([ExtendedKeyUsageOID.CLIENT_AUTH] if client else [])]
     certificate = (
         x509.CertificateBuilder().subject_name(_name(names[0])).issuer_name(issuer.subject)
         .public_key(key.public_key()).serial_number(x509.random_serial_number())
@@ -79,7 +83,7 @@ def new_server(authority: Pair, names: Sequence[str]) -> Pair:
         .not_valid_after(now + timedelta(days=SERVER_DAYS))
         .add_extension(x509.SubjectAlternativeName(_subjects(names)), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(
             issuer_key.public_key()), critical=False)
         .sign(issuer_key, hashes.SHA256()))

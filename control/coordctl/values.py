@@ -12,13 +12,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from coordctl.credentials import (
+    DATABASE_NAME,
+    PASSWORDS,
+    TLS_BETWEEN,
+    certificate_of,
+)
 from coordctl.profile import Profile
 from coordctl.site_file import SiteFile
 from coordctl.topology import LOCAL, Topology
 
 COORDD_PORT: Final = 8000
 REDIS_PORT: Final = 6379
+POSTGRES_PORT: Final = 5432
+POOLED_PORT: Final = 6432
+REPLICAS_PORT: Final = 6433
+PATRONI_PORT: Final = 8008
+ETCD_PORT: Final = 2379
 HTTPS_PORT: Final = 443
+DATABASE: Final = "coordd"
+"""The database's name, and that of the role that owns it."""
 DATA: Final = "/var/lib/coordd"
 REOPEN: Final = "systemctl kill -s HUP --kill-whom=main coordd.service"
 
@@ -46,7 +59,8 @@ def values_of(told: SiteFile, profile: Profile, topology: Topology, controller: 
             "site_name": told.name, "site_level": profile.name, "site_url": controller.url}),
     }
     group_values: dict[str, Callable[[SiteFile, Profile, Topology, Controller], Values]] = {
-        "machine": _machine, "coordd": _coordd, "redis": _redis, "nginx": _nginx,
+        "machine": _machine, "etcd": _etcd, "postgres": _postgres, "pgbouncer": _pgbouncer,
+        "haproxy": _haproxy, "coordd": _coordd, "redis": _redis, "nginx": _nginx,
         "logrotate": _logrotate, "backup": _backup,
     }
     for role, values in group_values.items():
@@ -56,6 +70,7 @@ def values_of(told: SiteFile, profile: Profile, topology: Topology, controller: 
     for machine in topology.bearers("machine"):
         files[f"host_vars/{machine}.yml"] = ("host_vars/machine.yml.j2", {
             "machine_ssh_port": told.machines[machine].port,
+            **_certificate(topology, machine),
             "machine_firewall_rules": [
                 {"port": rule.port, "name": rule.role,
                  "from": [_address(told, source) for source in rule.sources]}
@@ -88,9 +103,84 @@ def _hosts(told: SiteFile, topology: Topology, controller: Controller) -> Values
     return {"machines": machines, "groups": {role: topology.bearers(role) for role in roles}}
 
 
+def _certificate(topology: Topology, machine: str) -> Values:
+    """The machine's own certificate, where it serves other machines by TLS or asks them."""
+    if not {*topology.roles[machine]} & {*TLS_BETWEEN}:
+        return {"machine_certificate": "", "machine_certificate_key": ""}
+    certificate, key = certificate_of(machine)
+    return {"machine_certificate": f"{{{{ {certificate} }}}}",
+            "machine_certificate_key": f"{{{{ {key} }}}}"}
+
+
+def _tls(role: str) -> Values:
+    return {f"{role}_tls_certificate": "{{ machine_certificate }}",
+            f"{role}_tls_key": "{{ machine_certificate_key }}", f"{role}_ca": "{{ vault_ca }}"}
+
+
+def _members(told: SiteFile, topology: Topology, role: str) -> list[Values]:
+    return [{"name": machine, "address": _address(told, machine)}
+            for machine in topology.bearers(role)]
+
+
 def _machine(*_: object) -> Values:
     return {"machine_unattended_upgrades": True, "machine_journald_max_use": "1G",
             "machine_firewall": True}
+
+
+def _etcd(told: SiteFile, _: Profile, topology: Topology, __: Controller) -> Values:
+    return {"etcd_name": "{{ inventory_hostname }}", "etcd_address": "{{ ansible_host }}",
+            "etcd_cluster": told.name, "etcd_members": _members(told, topology, "etcd"),
+            **_tls("etcd")}
+
+
+def _postgres(told: SiteFile, profile: Profile, topology: Topology, _: Controller) -> Values:
+    memory_mb = next(tier.memory_mb for tier in profile.placement if "postgres" in tier.roles)
+    return {
+        "postgres_name": "{{ inventory_hostname }}", "postgres_address": "{{ ansible_host }}",
+        "postgres_port": POSTGRES_PORT, "postgres_rest_port": PATRONI_PORT,
+        "postgres_scope": told.name,
+        "postgres_etcd": [f"{_address(told, machine)}:{ETCD_PORT}"
+                          for machine in topology.bearers("etcd")],
+        "postgres_members": _members(told, topology, "postgres"),
+        "postgres_clients": [_address(told, machine) for machine in topology.bearers("coordd")],
+        "postgres_database": DATABASE, "postgres_user": DATABASE,
+        "postgres_shared_buffers_mb": memory_mb // 4, "postgres_max_connections": 200,
+        "postgres_synchronous": profile.stack.store_nodes > 1,
+        **{name.removeprefix("vault_"): f"{{{{ {name} }}}}" for name in PASSWORDS["postgres"]},
+        **_tls("postgres")}
+
+
+def _pgbouncer(_: SiteFile, profile: Profile, __: Topology, ___: Controller) -> Values:
+    tls = _tls("pgbouncer")
+    del tls["pgbouncer_ca"]
+    return {"pgbouncer_bind": ["{{ ansible_host }}"], "pgbouncer_port": POOLED_PORT,
+            "pgbouncer_database": DATABASE, "pgbouncer_user": DATABASE,
+            "pgbouncer_auth_password": "{{ vault_postgres_pooler_password }}",
+            "pgbouncer_stats_password": "{{ vault_pgbouncer_stats_password }}",
+            "pgbouncer_pool_size": 12 * profile.stack.message_servers, **tls}
+
+
+def _haproxy(told: SiteFile, _: Profile, topology: Topology, __: Controller) -> Values:
+    return {"haproxy_members": _members(told, topology, "postgres"),
+            "haproxy_write_port": POOLED_PORT, "haproxy_read_port": REPLICAS_PORT,
+            "haproxy_direct_port": POSTGRES_PORT, "haproxy_pool_port": POOLED_PORT,
+            "haproxy_postgres_port": POSTGRES_PORT, "haproxy_check_port": PATRONI_PORT,
+            **_tls("haproxy")}
+
+
+def _database(told: SiteFile, profile: Profile, topology: Topology) -> Values:
+    """A message server's way to the database: the balancer on its own machine finds the leader."""
+    balanced = bool(topology.bearers("haproxy"))
+    way = "127.0.0.1" if balanced else _near(told, topology, topology.bearers("postgres")[0])
+
+    def url(port: int) -> str:
+        return f"postgresql://{way}:{port}/{DATABASE}"
+
+    pooled = profile.stack.pooling == "pgbouncer"
+    return {"postgres_url": url(POOLED_PORT if pooled else POSTGRES_PORT),
+            "postgres_direct_url": url(POSTGRES_PORT),
+            **({"postgres_replica_urls": [url(REPLICAS_PORT)]} if balanced else {}),
+            "postgres_user": DATABASE, "postgres_tls_name": DATABASE_NAME}
 
 
 def _coordd(told: SiteFile, profile: Profile, topology: Topology, controller: Controller) -> Values:
@@ -109,6 +199,9 @@ def _coordd(told: SiteFile, profile: Profile, topology: Topology, controller: Co
     if caches := topology.bearers("redis"):
         settings |= {"cache": "redis", "redis_user": "coordd",
                      "redis_url": f"redis://{_near(told, topology, caches[0])}:{REDIS_PORT}/0"}
+    database = bool(topology.bearers("postgres"))
+    if database:
+        settings |= _database(told, profile, topology)
     ready = "127.0.0.1" if host == "0.0.0.0" else f"[{host}]" if ":" in host else host  # noqa: S104
     return {
         "coordd_service_manager": controller.service_manager if local else "systemd",
@@ -118,7 +211,9 @@ def _coordd(told: SiteFile, profile: Profile, topology: Topology, controller: Co
         "coordd_data_dir": data, "coordd_ready_url": f"http://{ready}:{port}/ready",
         "coordd_settings": settings,
         "coordd_admin_token": "{{ vault_admin_token }}",
-        "coordd_redis_password": "{{ vault_redis_password }}" if caches else ""}
+        "coordd_redis_password": "{{ vault_redis_password }}" if caches else "",
+        "coordd_postgres_password": "{{ vault_postgres_password }}" if database else "",
+        "coordd_postgres_ca": "{{ vault_ca }}" if database else ""}
 
 
 def _near(told: SiteFile, topology: Topology, machine: str) -> str:

@@ -44,6 +44,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     postgres_user: str = "coordd"
     postgres_password_file: Path | None = None
     postgres_ca_file: Path | None = None
+    postgres_tls_name: Annotated[str, Meta(min_length=1)] | None = None
     postgres_pool: Annotated[int, Meta(ge=1, le=1000)] = 8
     postgres_wait_s: Annotated[float, Meta(ge=0.1, le=60)] = 5
     retention_days: Annotated[int, Meta(ge=0, le=36_500)] = 0
@@ -87,6 +88,7 @@ _WANTED: Final = {
     "postgres_user": "a role's name",
     "postgres_password_file": "the path of a file that holds postgres_user's password",
     "postgres_ca_file": "the path of the certificates that Postgres' certificate is checked by",
+    "postgres_tls_name": "the host name that the certificate has, with numeric addresses in the URLs",
     "postgres_pool": "a whole number of connections from 1 to 1000",
     "postgres_wait_s": "a number of seconds from 0.1 to 60",
     "retention_days": "a whole number of days from 1 to 36500, 0 to keep all messages",

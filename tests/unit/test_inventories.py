@@ -12,6 +12,8 @@ from coordctl import render
 from coordctl.profile import LEVELS
 from support.inventories import EXAMPLES, rendered
 
+SECRET = r'""|"\{\{ (vault_[a-z0-9_]+|machine_certificate_key) \}\}"'
+
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_examples_are_what_the_templates_render(level: str) -> None:
@@ -36,7 +38,7 @@ def test_a_secret_is_named_and_never_there(level: str) -> None:
         for line in text.splitlines():
             key, _, value = line.strip().partition(": ")
             if any(word in key for word in ("token", "password", "_key")) and "ssh" not in key:
-                assert re.fullmatch(r'""|"\{\{ vault_[a-z_]+ \}\}"', value), f"{name}: {line}"
+                assert re.fullmatch(SECRET, value), f"{name}: {line}"
 
 
 def test_what_no_longer_belongs_is_removed_and_a_repeat_changes_nothing(tmp_path: Path) -> None:

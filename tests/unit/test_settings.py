@@ -87,6 +87,7 @@ def test_replicas_are_a_list_in_the_file(tmp_path: Path) -> None:
     ('data = "d"\npostgres_user = 5', ["postgres_user = 5", "a role's name"]),
     ('data = "d"\npostgres_password_file = ""', ['postgres_password_file = ""']),
     ('data = "d"\npostgres_ca_file = 1', ["postgres_ca_file = 1", "certificates"]),
+    ('data = "d"\npostgres_tls_name = ""', ['postgres_tls_name = ""', "host name"]),
     ('data = "d"\npostgres_pool = 0', ["postgres_pool = 0", "1 to 1000"]),
     ('data = "d"\npostgres_wait_s = 0', ["postgres_wait_s = 0", "0.1 to 60"]),
     ('data = "d"\nretention_days = 30', ["retention_days = 30", 'engine = "postgres"']),

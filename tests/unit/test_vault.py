@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from coordctl import credentials, pki
 from coordctl.errors import CoordctlError
@@ -109,6 +110,33 @@ def test_another_name_gets_another_certificate_of_the_same_authority(team: Site)
     assert not pki.is_good(held, pki.new_authority("x").certificate,
                            ["messages.example.org", "192.0.2.7"])
     assert not pki.is_good("", authority["certificate"], ["192.0.2.7"])
+
+
+def test_machines_that_serve_each_other_have_a_certificate_each(tmp_path: Path) -> None:
+    folder = tmp_path / "site"
+    folder.mkdir()
+    site = make(folder, level="organization", machines={
+        f"db-{number}": Machine(address=f"192.0.2.{number}") for number in range(1, 7)})
+    topology = site.topology()
+    made = credentials.prepare(site, topology)
+    assert "database password" in made
+    assert credentials.prepare(site, topology) == []
+    held = site.vault.read(SECRETS_FILE)
+    authority = x509.load_pem_x509_certificate(held["vault_ca"].encode())
+    [cache] = topology.bearers("redis")
+    for machine in topology.roles:
+        certificate, key = credentials.certificate_of(machine)
+        if machine == cache:
+            assert certificate not in held
+            continue
+        shown = x509.load_pem_x509_certificate(held[certificate].encode())
+        shown.verify_directly_issued_by(authority)
+        names = shown.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert (credentials.DATABASE_NAME in names.get_values_for_type(x509.DNSName)) == (
+            machine in topology.bearers("postgres"))
+        usage = shown.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        assert {*usage} == {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH}
+        assert "PRIVATE KEY" in held[key]
 
 
 def test_an_authority_signs_servers_and_no_other_authority() -> None:

@@ -88,7 +88,7 @@ _WANTED: Final = {
     "postgres_user": "a role's name",
     "postgres_password_file": "the path of a file that holds postgres_user's password",
     "postgres_ca_file": "the path of the certificates that Postgres' certificate is checked by",
-    "postgres_tls_name": "the host name that the certificate has, with numeric addresses in the URLs",
+    "postgres_tls_name": "the host name of the certificate, with numeric addresses in the URLs",
     "postgres_pool": "a whole number of connections from 1 to 1000",
     "postgres_wait_s": "a number of seconds from 0.1 to 60",
     "retention_days": "a whole number of days from 1 to 36500, 0 to keep all messages",

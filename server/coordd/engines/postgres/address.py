@@ -31,5 +31,5 @@ def _address(url: str) -> str:
         return str(ip_address(host))
     except ValueError:
         raise SettingsError(
-            f"postgres_tls_name goes with numeric addresses, and a URL of Postgres has {host!r}: use "
+            f"postgres_tls_name goes with numeric addresses; a URL of Postgres has {host!r}: use "
             "postgresql://ADDRESS:PORT/DATABASE") from None

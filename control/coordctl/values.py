@@ -29,6 +29,8 @@ POOLED_PORT: Final = 6432
 REPLICAS_PORT: Final = 6433
 PATRONI_PORT: Final = 8008
 ETCD_PORT: Final = 2379
+DRAIN_S: Final = 5
+"""Longer than nginx keeps an idle connection to a message server."""
 HTTPS_PORT: Final = 443
 DATABASE: Final = "coordd"
 """The database's name, and that of the role that owns it."""
@@ -196,6 +198,8 @@ def _coordd(told: SiteFile, profile: Profile, topology: Topology, controller: Co
         "auth": "token" if profile.stack.access == "tokens" else "open",
         "rate_per_s": profile.sizes.rate_per_s, "rate_burst": profile.sizes.rate_burst,
         "pending_max": profile.sizes.pending_messages}
+    if profile.stack.message_servers > 1:
+        settings["drain_s"] = DRAIN_S
     if caches := topology.bearers("redis"):
         settings |= {"cache": "redis", "redis_user": "coordd",
                      "redis_url": f"redis://{_near(told, topology, caches[0])}:{REDIS_PORT}/0"}

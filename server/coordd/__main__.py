@@ -118,7 +118,7 @@ async def _serve(wanted: Settings, daemon: Daemon, sock: socket) -> None:
             f"{error.strerror}: {error.filename}" if error.filename else error.strerror)
         what = f"the data folder {wanted.data}" if wanted.engine == "files" else "the database"
         raise StartError(f"cannot open {what}: {reason}") from error
-    server = http.Server(daemon.application, on_stop=daemon.hub.close,
+    server = http.Server(daemon.application, drain_s=wanted.drain_s, on_stop=daemon.hub.close,
                          on_hangup=lambda: _hang_up(daemon))
     gc.collect()
     gc.freeze()

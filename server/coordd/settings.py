@@ -37,6 +37,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     rate_burst: Annotated[int, Meta(ge=1, le=10**9)] = 100
     pending_max: Annotated[int, Meta(ge=1, le=10**7)] = 10_000
     pending_bytes_max: Annotated[int, Meta(ge=1 << 20, le=1 << 34)] = 64 << 20
+    drain_s: Annotated[float, Meta(ge=0, le=60)] = 0
     segment_bytes: Annotated[int, Meta(ge=1 << 16, le=1 << 40)] = 64 << 20
     postgres_url: str | None = None
     postgres_direct_url: str | None = None
@@ -81,6 +82,7 @@ _WANTED: Final = {
     "rate_burst": "a whole number from 1 to 1000000000",
     "pending_max": "a whole number of messages from 1 to 10000000",
     "pending_bytes_max": "a whole number of bytes from 1048576 (1 MiB) to 17179869184 (16 GiB)",
+    "drain_s": "a number of seconds from 0 to 60",
     "segment_bytes": "a whole number of bytes from 65536 (64 KiB) to 1099511627776 (1 TiB)",
     "postgres_url": _POSTGRES_URL,
     "postgres_direct_url": _POSTGRES_URL,

@@ -26,6 +26,11 @@ def _fails(data: Path, **settings: object) -> tuple[int, str]:
     return code, server.log()
 
 
+def _accepts(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
 def _one_line(log: str, *words: str) -> None:
     assert log.startswith("coordd: ")
     assert log.count("\n") == 1, log
@@ -134,6 +139,29 @@ def test_a_stop_answers_what_is_in_work(tmp_path: Path) -> None:
     assert server.process.wait(LIMIT_S) == 0
     with start(tmp_path / "data") as again:
         assert httpx.get(f"{again.url}/api/v1/inbox/b").json()["last_seq"] == answered == 50
+
+
+def test_a_stop_leaves_idle_connections_to_the_client_for_one_more_request(tmp_path: Path) -> None:
+    server = start(tmp_path / "data", drain_s=30)
+    item = json.dumps({"from_agent": "a", "to_agent": "b", "subject": "", "body": "x"}).encode()
+    connections = [Connection(server.port) for _ in range(3)]
+    for c in connections:
+        c.get("/health")
+        c.answer()
+    server.process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + LIMIT_S
+    while _accepts(server.port):
+        assert time.monotonic() < deadline, "it still takes connections"
+    for c in connections[:2]:
+        c.post("/api/v1/messages", item)
+        answer = c.answer()
+        assert answer.status == 200
+        assert answer.headers["connection"] == "close"
+        assert c.closed()
+        c.close()
+    assert server.process.poll() is None
+    connections[2].close()
+    assert server.process.wait(LIMIT_S) == 0
 
 
 def test_sighup_opens_the_event_log_anew(tmp_path: Path) -> None:

@@ -39,6 +39,8 @@ class Application:
     def __init__(self, routes: Iterable[Route], metrics: Metrics) -> None:
         self.router = Router(routes)
         self.metrics = metrics
+        self.last_requests = False
+        """Whether each connection ends after the request that comes next."""
 
     def handle(self, request: Request) -> Result:
         """What the handler gives, or the problem that it raised."""

@@ -140,7 +140,8 @@ class Protocol(HttpToolsProtocol):
             return
         parser = self.parser
         request = Request(parser.get_method(), self.url, self.headers, bytes(self._body),
-                          keep_alive=parser.should_keep_alive() and not parser.should_upgrade())
+                          keep_alive=(parser.should_keep_alive() and not parser.should_upgrade()
+                                      and not self._application.last_requests))
         self._body = b""
         if not request.keep_alive:
             self._deaf = True

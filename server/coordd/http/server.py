@@ -8,6 +8,7 @@ import logging
 import resource
 import signal
 import socket
+import time
 from collections.abc import Callable, Generator
 from typing import Final
 
@@ -59,15 +60,21 @@ def connections_max() -> int:
 
 
 class Server(uvicorn.Server):
-    """Serves until SIGTERM or SIGINT; then ends streams, finishes requests, returns."""
+    """Serves until SIGTERM or SIGINT; then ends streams, finishes requests, returns.
 
-    def __init__(self, application: Application, *, on_stop: Callable[[], None],
+    `drain_s`: how long clients, such as a load balancer, have to close their idle connections
+    themselves. A connection that the server closes may have a request on its way, which is lost.
+    """
+
+    def __init__(self, application: Application, *, drain_s: float, on_stop: Callable[[], None],
                  on_hangup: Callable[[], None]) -> None:
         super().__init__(uvicorn.Config(
             application, http=Protocol, loop="uvloop", ws="none", lifespan="off", interface="asgi3",
             log_config=None, log_level=logging.WARNING, access_log=False, proxy_headers=False,
             server_header=False, date_header=False, backlog=BACKLOG,
             limit_concurrency=connections_max(), timeout_graceful_shutdown=STOP_LIMIT_S))
+        self._application = application
+        self._drain_s = drain_s
         self._on_stop = on_stop
         self._on_hangup = on_hangup
 
@@ -97,6 +104,15 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End what would never end, then as uvicorn does."""
         self._on_stop()
+        self._application.last_requests = True
+        for server in self.servers:
+            server.close()
+        for sock in sockets or []:
+            sock.close()
+        deadline = time.monotonic() + self._drain_s
+        while (self.server_state.connections and not self.force_exit  # noqa: ASYNC110 - as uvicorn
+               and time.monotonic() < deadline):
+            await asyncio.sleep(0.05)
         await super().shutdown(sockets)
 
     @property

@@ -1,7 +1,8 @@
-"""talk.py CA ADDRESS PORT whole|one|none|limited: asks nginx what it must and must not answer.
+"""talk.py CA ADDRESS PORT whole|both|one|none|limited: asks nginx what it must and must not answer.
 
-`whole`: both upstreams run, `one`: 9001 is dead, `none`: both are, `limited`: a rate limit of five
-a second and a redirect from port 80. Ends with 1 and a line at the first wrong answer.
+`whole`, `both`: both upstreams run, `one`: 9001 gets no requests, `none`: both are dead, `limited`:
+a rate limit of five a second and a redirect from port 80. Ends with 1 and a line at the first wrong
+answer.
 """
 
 from __future__ import annotations
@@ -197,6 +198,10 @@ def whole() -> None:
     sent_once()
 
 
+def both() -> None:
+    expect({ask("GET", "/name").body for _ in range(40)}, {9001, 9002}, "who answers")
+
+
 def one() -> None:
     for _ in range(10):
         expect(ask("GET", "/name").body, 9002, "a GET")
@@ -220,4 +225,4 @@ def limited() -> None:
     expect(redirect.headers["Location"], f"https://{ADDRESS}:{PORT}/name?a=b", "a redirect")
 
 
-{"whole": whole, "one": one, "none": none, "limited": limited}[PART]()
+{"whole": whole, "both": both, "one": one, "none": none, "limited": limited}[PART]()

@@ -2,7 +2,7 @@
 
 /name says which it is, /echo the headers it got. /die counts the request and closes without an
 answer, /counts says [PORT, how many]. A stream gives one event, and the next when /release is
-called.
+called. While /run/unready-PORT is there, every answer is a 503.
 """
 
 import json
@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 PORT = int(sys.argv[1])
+unready = Path(f"/run/unready-{PORT}")
 died = 0
 released = Path("/run/released")  # of all upstreams: whichever is asked, the stream ends
 
@@ -34,7 +35,7 @@ class Handler(BaseHTTPRequestHandler):
             released.touch()
         answers = {"/echo": dict(self.headers), "/counts": [PORT, died], "/release": None}
         body = json.dumps(answers.get(path, PORT)).encode()
-        self.send_response(200)
+        self.send_response(503 if unready.exists() else 200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

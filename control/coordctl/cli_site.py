@@ -199,4 +199,38 @@ def doctor(context: click.Context, style: str) -> None:
         context.exit(1)
 
 
-COMMANDS = (levels, init, plan, render, up, down, status, doctor)
+def _count(_: click.Context, _argument: click.Parameter, value: str) -> tuple[str, int]:
+    from coordctl.scale import CHOICES
+
+    what, _equals, count = value.partition("=")
+    if what not in CHOICES or not re.fullmatch(r"[0-9]{1,3}", count):
+        raise click.BadParameter(f"{value!r} is not such as "
+                                 + " or ".join(f"{name}=3" for name in CHOICES))
+    return what, int(count)
+
+
+@click.command()
+@site_option
+@click.argument("what", metavar="coordd=N", callback=_count)
+@yes_option
+@click.pass_context
+def scale(context: click.Context, what: tuple[str, int], *, yes: bool) -> None:
+    """Have N message servers. Agents go on meanwhile."""
+    from coordctl import scale as scaling
+
+    scaling.scale(folder(context), *what, yes=yes)
+
+
+@click.command()
+@site_option
+@click.option("--to", "machine", help="The machine that shall lead.  [the synchronous replica's]")
+@yes_option
+@click.pass_context
+def failover(context: click.Context, machine: str | None, *, yes: bool) -> None:
+    """Have another machine lead the database. Writes wait for some seconds."""
+    from coordctl import database
+
+    database.failover(folder(context), machine, yes=yes)
+
+
+COMMANDS = (levels, init, plan, render, up, down, status, scale, failover, doctor)

@@ -131,6 +131,24 @@ def set_scalar(text: str, key: str, value: str | int) -> str:
     return changed if count else f"{text.rstrip()}\n{key}: {value}\n"
 
 
+def set_choice(text: str, key: str, value: str | int) -> str:
+    """`text` with another choice under `stack`; the rest stays as it is."""
+    head = re.search(r"(?m)^stack\s*:[ \t]*(\{.*\})?[ \t]*(#.*)?$", text)
+    if head is None:
+        return f"{text.rstrip()}\nstack:\n  {key}: {value}\n"
+    if head[1] is not None:  # in one line
+        told = yaml.safe_load(head[1]) | {key: value}
+        line = yaml.safe_dump(told, default_flow_style=True, sort_keys=False, width=1000).strip()
+        return text[:head.start(1)] + line + text[head.end(1):]
+    block = re.compile(r"(?:\n(?:[ \t]+.*|[ \t]*#.*|[ \t]*))*").match(text, head.end())
+    inner = block[0] if block else ""
+    changed, count = re.subn(rf"(?m)^([ \t]+{key}\s*:).*$", rf"\g<1> {value}", inner)
+    if not count:
+        indent = re.search(r"\n([ \t]+)[^\s#]", inner)
+        changed = f"\n{indent[1] if indent else '  '}{key}: {value}{inner}"
+    return text[:head.end()] + changed + text[head.end() + len(inner):]
+
+
 def set_machines(text: str, machines: dict[str, Machine]) -> str:
     """`text` with other machines; the rest stays as it is."""
     without = re.sub(r"(?m)^machines\s*:.*\n(?:(?:[ \t]+.*|)\n)*", "", f"{text.rstrip()}\n")

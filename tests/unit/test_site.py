@@ -18,7 +18,7 @@ from coordctl.durable import write_file
 from coordctl.errors import CoordctlError
 from coordctl.remote import ssh_arguments
 from coordctl.site import Site, existing, locate, locked, make
-from coordctl.site_file import Machine, set_machines, set_scalar
+from coordctl.site_file import Machine, set_choice, set_machines, set_scalar
 from coordctl.state import Generation
 
 
@@ -172,6 +172,22 @@ def test_a_value_is_written_as_it_is_and_comments_stay(folder: Path) -> None:
     assert set_scalar("name: a\n", "name", r"x\d") == "name: x\\d\n"
     text = "machines:\n  m1: {address: a}\n\n# mine\ncompact: true\n"
     assert "# mine\ncompact: true\n" in set_machines(text, {})
+
+
+@pytest.mark.parametrize(("text", "wanted"), [
+    ("name: a\n", "name: a\nstack:\n  message_servers: 3\n"),
+    ("stack: {cache: redis}  # mine\nname: a\n",
+     "stack: {cache: redis, message_servers: 3}  # mine\nname: a\n"),
+    ("stack:\n  # two were slow\n  message_servers: 2\n\nname: a\n",
+     "stack:\n  # two were slow\n  message_servers: 3\n\nname: a\n"),
+    ("stack:\n    cache: redis\nname: a\n",
+     "stack:\n    message_servers: 3\n    cache: redis\nname: a\n"),
+    ("stack:\n", "stack:\n  message_servers: 3\n"),
+    ("stack: # none yet\nname: a\n", "stack: # none yet\n  message_servers: 3\nname: a\n"),
+])
+def test_a_choice_is_written_where_the_others_are(text: str, wanted: str) -> None:
+    assert set_choice(text, "message_servers", 3) == wanted
+    assert yaml.safe_load(wanted)["stack"]["message_servers"] == 3
 
 
 def test_the_same_known_hosts_for_ssh_and_ansible(tmp_path: Path) -> None:

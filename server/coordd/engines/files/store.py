@@ -13,12 +13,14 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 from coordd.engines.files import records, recovery, snapshot
 from coordd.engines.files.commit import Committer, Listener
 from coordd.engines.files.disk import Disk, ensure_folder
+from coordd.engines.files.events import Events
 from coordd.engines.files.eventslog import EventsLog
 from coordd.engines.files.expiry import Expiry
 from coordd.engines.files.importing import Import
@@ -141,8 +143,9 @@ class FilesStore:
         self._reader = Reader(index, storage, self._options.clock_us)
         self._pages = Pages(index, self._reader)
         self._search = Search(index, storage, self._reader, self._pages)
+        self._events = Events(index, self._reader)
         self._events_log = events_log
-        events_log.open(self._pages)
+        events_log.open(self._events)
 
     async def close(self) -> None:
         self._expiry.stop()
@@ -293,10 +296,14 @@ class FilesStore:
         return await self._search.page(query, limit, cursor, party)
 
     async def events(self, *, limit: int, agent: str | None = None, type: str | None = None,  # noqa: A002
-                     after: int | None = None, cursor: str | None = None,
+                     after: int | None = None, since: datetime | None = None,
+                     until: datetime | None = None, cursor: str | None = None,
                      order: Order = "oldest") -> EventPage:
         self._expiry.run()
-        return self._pages.events(limit, agent, type, after, cursor, order)
+        if since is None and until is None:
+            return self._events.page(limit, agent, type, after, cursor, order)
+        return await self._events.page_between(since, until, limit, agent, type, after, cursor,
+                                               order)
 
     async def stats(self) -> Stats:
         self._expiry.run()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from datetime import datetime
 from typing import Any, Final, LiteralString, TypeVar
 
 import msgspec
@@ -245,10 +246,11 @@ class PostgresStore:
         return await self._search.page(query, limit, cursor, party, self._shift_us())
 
     async def events(self, *, limit: int, agent: str | None = None, type: str | None = None,  # noqa: A002
-                     after: int | None = None, cursor: str | None = None,
+                     after: int | None = None, since: datetime | None = None,
+                     until: datetime | None = None, cursor: str | None = None,
                      order: Order = "oldest") -> EventPage:
         await self._expire()
-        return await self._reading.events(limit, agent, type, after, cursor, order)
+        return await self._reading.events(limit, agent, type, after, since, until, cursor, order)
 
     async def stats(self) -> Stats:
         await self._expire()

@@ -24,7 +24,7 @@ from coord.command import (
     tell_page,
     wishes,
 )
-from coord.errors import CoordError
+from coord.errors import CoordError, NotFound
 
 EXAMPLES = """\b
 Examples:
@@ -95,8 +95,15 @@ def inbox(agent: str, limit: int | None, unread: bool, min_priority: Any, oldest
 @click.argument("agent")
 @click.argument("id")
 def read(agent: str, id: str) -> None:  # noqa: A002
-    """Show a message and mark it as read. ID: its id, or its seq in the inbox (12)."""
-    message = ask(calls.read(message_id(agent, id), agent=agent))
+    """Show a message and mark it as read. ID: its id, or its seq in the inbox (12).
+
+    One that is gone is shown out of the archive, where the server has it and searches there.
+    """
+    found = message_id(agent, id)
+    try:
+        message = ask(calls.read(found, agent=agent))
+    except NotFound:
+        message = ask(calls.message(found, agent=agent))
     tell(message, lambda: show.message(message))
 
 

@@ -175,11 +175,12 @@ def put_group(name: str, members: Sequence[str]) -> Call:
 
 
 def events(*, agent: str | None = None, type: EventType | None = None,  # noqa: A002  the API's word
-           after: int | None = None, order: Order | None = None, limit: int | None = None,
-           cursor: str | None = None) -> Call:
-    """A page of the audit log, oldest first unless `order` is newest."""
-    return Call("GET", _path("events", agent=agent, type=type, after=after, order=order,
-                             limit=limit, cursor=cursor))
+           after: int | None = None, since: datetime | str | None = None,
+           until: datetime | str | None = None, order: Order | None = None,
+           limit: int | None = None, cursor: str | None = None) -> Call:
+    """A page of the audit log, oldest first unless `order` is newest; since <= time < until."""
+    return Call("GET", _path("events", agent=agent, type=type, after=after, since=_time(since),
+                             until=_time(until), order=order, limit=limit, cursor=cursor))
 
 
 def stats() -> Call:

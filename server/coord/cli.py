@@ -13,6 +13,7 @@ from coord.command import (
     PRIORITIES,
     Verb,
     Verbs,
+    ago,
     ask,
     body_text,
     expiry,
@@ -23,7 +24,7 @@ from coord.command import (
     tell_page,
     wishes,
 )
-from coord.errors import CoordError
+from coord.errors import CoordError, NotFound
 
 EXAMPLES = """\b
 Examples:
@@ -94,8 +95,15 @@ def inbox(agent: str, limit: int | None, unread: bool, min_priority: Any, oldest
 @click.argument("agent")
 @click.argument("id")
 def read(agent: str, id: str) -> None:  # noqa: A002
-    """Show a message and mark it as read. ID: its id, or its seq in the inbox (12)."""
-    message = ask(calls.read(message_id(agent, id), agent=agent))
+    """Show a message and mark it as read. ID: its id, or its seq in the inbox (12).
+
+    One that is gone is shown out of the archive, where the server has it and searches there.
+    """
+    found = message_id(agent, id)
+    try:
+        message = ask(calls.read(found, agent=agent))
+    except NotFound:
+        message = ask(calls.message(found, agent=agent))
     tell(message, lambda: show.message(message))
 
 
@@ -200,12 +208,17 @@ def search(query: str, agent: str | None, limit: int | None, cursor: str | None)
 @click.option("--type", "kind", help="Only these.",
               type=click.Choice(("SENT", "READ", "ACKED", "DELETED", "EXPIRED"),
                                 case_sensitive=False))
+@click.option("--since", metavar="TIME", help="Only from then on: 30m, 2h, 7d (ago) or a time.")
+@click.option("--until", metavar="TIME", help="Only before then.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, metavar="N",
               help="How many (20).")
 @cursor_option
-def log(agent: str | None, kind: Any, limit: int, cursor: str | None) -> None:
+def log(agent: str | None, kind: Any, since: str | None, until: str | None, limit: int,
+        cursor: str | None) -> None:
     """Show the last events: who sent, read, acknowledged, deleted what."""
-    page = ask(calls.events(agent=agent, type=kind, limit=limit, order="newest", cursor=cursor))
+    page = ask(calls.events(agent=agent, type=kind, since=ago(since, "--since"),
+                            until=ago(until, "--until"), limit=limit, order="newest",
+                            cursor=cursor))
     tell_page(page, page["events"][::-1], show.events, "No events.")
 
 

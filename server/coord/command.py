@@ -207,6 +207,15 @@ def body_text(text: str) -> str:
 
 def expiry(text: str | None) -> str | None:
     """A time as it is; a span such as `90s`, `30m`, `2h`, `7d` as the time that far from now."""
+    return _moment(text, "--expires", 1)
+
+
+def ago(text: str | None, option: str) -> str | None:
+    """A time as it is; a span as for `expiry`, as the time so long ago."""
+    return _moment(text, option, -1)
+
+
+def _moment(text: str | None, option: str, sign: int) -> str | None:
     span = re.fullmatch(r"([0-9]{1,9})([smhd])", text or "")
     if span is None:
         return text
@@ -214,7 +223,8 @@ def expiry(text: str | None) -> str | None:
 
     seconds = int(span[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[span[2]]
     try:
-        moment = datetime.now(UTC) + timedelta(seconds=seconds)
+        moment = datetime.now(UTC) + sign * timedelta(seconds=seconds)
     except OverflowError:
-        raise BadCall(f"--expires {text} is past the year 9999; give a shorter one.") from None
+        edge = "past the year 9999" if sign > 0 else "before the year 1"
+        raise BadCall(f"{option} {text} is {edge}; give a shorter one.") from None
     return moment.isoformat(timespec="seconds").replace("+00:00", "Z")

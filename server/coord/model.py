@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
@@ -39,7 +39,10 @@ class NewMessage:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message as one recipient sees it. `seq` is its place in that inbox, from 1."""
+    """A message as one recipient sees it. `seq` is its place in that inbox, from 1.
+
+    `archived`: it is gone and was found in the archive; the state is that before it went.
+    """
 
     id: str
     seq: int
@@ -55,6 +58,7 @@ class Message:
     state: State
     read_at: str | None
     acked_at: str | None
+    archived: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +154,11 @@ class Stats:
 def build(kind: type[T], answer: Mapping[str, Any], **parts: object) -> T:
     """`kind` from the fields that `answer` has; `parts` are given in place of those.
 
-    Fields of a newer server are passed over. Raises KeyError where one is missing.
+    Fields of a newer server are passed over. Raises KeyError where one is missing that has no
+    default.
     """
-    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    names = [field.name for field in fields(kind)  # type: ignore[arg-type]
+             if field.default is MISSING or field.name in answer]
     return kind(**{name: parts[name] if name in parts else answer[name] for name in names})
 
 

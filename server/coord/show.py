@@ -78,11 +78,14 @@ def _without_empty(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]
 
 
 def message(one: Json) -> None:
-    """A message in full: its subject, two lines about it, an empty one, its body as it is."""
+    """A message in full: its subject, two lines about it, an empty one, its body as it is. One
+    out of the archive says so beside the state, which is that before it went.
+    """
     style = PRIORITY_STYLES.get(one["priority"], "")
     line(Cell(one_line(one["subject"]) or "(no subject)", "bold"))
     line(Cell(f"{one['from_agent']} to {one['to_agent']}"),
          Cell(f"· message {one['seq']} · {one['state']}", "dim"),
+         *([Cell("·", "dim"), Cell("archived", "yellow")] if one.get("archived") else []),
          *([] if one["priority"] == "normal" else [Cell("·", "dim"), Cell(one["priority"], style)]))
     line(Cell(f"{long_time(one['created_at'])} · id {one['id']}", "dim"))
     if one["thread_id"] != one["id"]:

@@ -23,7 +23,7 @@ from coordd.engines import open_engine
 from coordd.http import server as http
 from coordd.notify import notify
 from coordd.settings import Settings, SettingsError
-from coordd.store import StoreDamagedError, StoreError, StoreLockedError
+from coordd.store import StoreDamagedError, StoreError, StoreLockedError, StoreUnavailableError
 
 GC_THRESHOLDS: Final = (100_000, 50, 100)
 """What a request leaves behind is freed by reference counts; cycles are few."""
@@ -113,6 +113,8 @@ async def _serve(wanted: Settings, daemon: Daemon, sock: socket) -> None:
         raise StartError(f"{error}: stop the other server, or set another data folder") from error
     except StoreDamagedError as error:
         raise StartError(f"{wanted.data} is damaged: {error}: restore it from a backup") from error
+    except StoreUnavailableError as error:
+        raise StartError(str(error)) from error
     except (StoreError, OSError) as error:
         reason = str(error) if isinstance(error, StoreError) else (
             f"{error.strerror}: {error.filename}" if error.filename else error.strerror)

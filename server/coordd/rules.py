@@ -34,6 +34,8 @@ request that settles what became of it is answered.
 _key = re.compile(rb"[\x21-\x7e]{1,%d}\Z" % KEY_LENGTH_MAX)
 _time = re.compile(r"[0-9][0-9A-Z:.+ -]{9,49}\Z")
 
+_TIMES: Final = "use RFC 3339 with an offset, such as \"2030-01-31T12:00:00Z\""
+
 T = TypeVar("T")
 
 
@@ -164,14 +166,28 @@ class Names:
 
 
 def _expiry_problem(text: str) -> str:
-    try:
-        moment = parse_time(text).astimezone(UTC) if _time.match(text) else None
-    except (ValueError, OverflowError):
-        moment = None
+    moment = _moment(text)
     if moment is None:
-        return (f"{shown(text)} is no time: use RFC 3339 with an offset, such as "
-                "\"2030-01-31T12:00:00Z\"")
+        return f"{shown(text)} is no time: {_TIMES}"
     return "" if moment > datetime.now(UTC) - CLOCKS_APART else f"{shown(text)} is past"
+
+
+def checked_time(text: str | None, where: str) -> datetime | None:
+    """The moment that a query's parameter names. Raises Problem (422)."""
+    if text is None:
+        return None
+    moment = _moment(text)
+    if moment is None:
+        space = "; in an address a + is written %2B" if " " in text else ""
+        raise invalid([Fault(where, f"{shown(text)} is no time: {_TIMES}{space}")])
+    return moment
+
+
+def _moment(text: str) -> datetime | None:
+    try:
+        return parse_time(text).astimezone(UTC) if _time.match(text) else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def decoder_of(kind: Any) -> Callable[[bytes], Any]:

@@ -15,8 +15,8 @@ from pathlib import Path
 from coordd import settings
 from coordd.engines.postgres import schema
 from coordd.engines.postgres.address import parameters_of
-from coordd.engines.postgres.database import connect
 from coordd.engines.postgres.errors import translated
+from coordd.engines.postgres.reaching import reached
 from coordd.settings import Settings, SettingsError
 from coordd.store import StoreError
 
@@ -44,7 +44,7 @@ async def _run(command: str, wanted: Settings) -> int:
     url = wanted.postgres_direct_url or wanted.postgres_url
     assert url is not None  # noqa: S101 - the settings were checked
     try:
-        async with await connect(parameters_of(wanted, url)) as connection:
+        async with await reached(parameters_of(wanted, url)) as connection:
             if command == "upgrade":
                 for done in await schema.upgrade(connection):
                     sys.stdout.write(f"applied {done.version} ({done.name})\n")

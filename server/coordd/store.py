@@ -12,6 +12,7 @@ write it, and nothing in between needs the fields.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from typing import Literal, Protocol
 
 import msgspec
@@ -274,9 +275,12 @@ class Store(Protocol):
         """Messages whose subject or body has every word of `query`, any case, newest first."""
 
     async def events(self, *, limit: int, agent: str | None = None, type: str | None = None,  # noqa: A002
-                     after: int | None = None, cursor: str | None = None,
+                     after: int | None = None, since: datetime | None = None,
+                     until: datetime | None = None, cursor: str | None = None,
                      order: Order = "oldest") -> EventPage:
-        """The audit log; `agent`: as sender or recipient; `after`: only seqs above it."""
+        """The audit log; `agent`: as sender or recipient; `after`: only seqs above it; `since`,
+        `until`: only since <= time < until, in moments with an offset from UTC.
+        """
 
     async def stats(self) -> Stats:
         """Counts, in constant time in the number of events."""

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from support.postgres import Databases
 
 
+PATIENCE_S: Final = 60.0
+"""For Redis, which is never away here: on a busy machine its answer may take long, and that is no
+error. What it refuses is one, and what it does not answer at all."""
+
+
 class Clock:
     """The time of day as the stores see it: the real one, and what a test has added."""
 
@@ -195,7 +200,7 @@ class CachedHarness:
             self._redis.close()
 
     async def _cached(self, inner: Store) -> Store:
-        store = TwiceRead(inner, link(self._redis.url))
+        store = TwiceRead(inner, link(self._redis.url, answer_s=PATIENCE_S, connect_s=PATIENCE_S))
         await store.open_cache()
         self._open.append(store)
         return store

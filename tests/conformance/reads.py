@@ -11,6 +11,7 @@ from coordd.store import Change, Draft, Receipt, Stats
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from datetime import datetime
 
     from coordd.model import Order
     from coordd.store import MessageJson, Page, Store
@@ -95,13 +96,15 @@ async def search(
 
 async def events(
     store: Store, *, limit: int = 1000, agent: str | None = None, type: str | None = None,  # noqa: A002
-    after: int | None = None, order: Order = "oldest",
+    after: int | None = None, since: datetime | None = None, until: datetime | None = None,
+    order: Order = "oldest",
 ) -> list[Event]:
     found: list[Event] = []
     cursor: str | None = None
     while True:
         page = await store.events(
-            limit=limit, agent=agent, type=type, after=after, cursor=cursor, order=order
+            limit=limit, agent=agent, type=type, after=after, since=since, until=until,
+            cursor=cursor, order=order,
         )
         found += page.events
         cursor = page.next_cursor

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from conformance.reads import decoded, draft, search, send, sent, thread
+from coordd.model import Core
+from coordd.store import Change
 
 if TYPE_CHECKING:
     from conformance.engines import Harness
@@ -63,6 +65,23 @@ async def test_a_thread_is_oldest_first(store: Store, limit: int) -> None:
     assert {message.thread_id for message in messages} == {first.id}
     page = await store.thread(first.id, limit=1)
     assert (len(page.messages), page.last_seq) == (1, 0)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 1000])
+async def test_a_page_of_a_thread_ends_among_a_messages_recipients(store: Store, limit: int
+                                                                   ) -> None:
+    """In the order in which they were stored, also where the first message came after a reply."""
+    at = "2026-11-23T14:32:33Z"
+    for number, message_id in enumerate(("reply", "first", "late")):
+        core = Core(message_id, "alice", "s", str(number), "normal", "first", None, at, None)
+        await store.import_([Change("sent", at, message=core, deliveries=[
+            ("bob", 0), ("carol", 0), ("dave", 0)])])
+    await store.mark("first", "carol", "deleted")
+    await store.mark("late", "bob", "deleted")
+    messages = await thread(store, "first", limit=limit)
+    assert [(message.id, message.to_agent) for message in messages] == [
+        ("reply", "bob"), ("reply", "carol"), ("reply", "dave"), ("first", "bob"),
+        ("first", "dave"), ("late", "carol"), ("late", "dave")]
 
 
 async def test_a_thread_with_a_name_of_its_own(store: Store) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import httpx
@@ -169,6 +170,39 @@ def test_the_audit_log(api: httpx.Client, agent: str, other: str) -> None:
     typed = api.get("/events", params={"agent": agent, "type": "ACKED"}).json()
     assert typed["events"] == [events[2]]
     refused(api.get("/events", params={"type": "sent"}), 422, "invalid")
+
+
+def test_the_audit_log_of_a_span_of_time(api: httpx.Client, agent: str, other: str) -> None:
+    receipt = sent(api, agent, other)
+    at = datetime.fromisoformat(receipt["created_at"])
+    elsewhere = at.astimezone(timezone(timedelta(hours=5, minutes=30))).isoformat()
+    later = (at + timedelta(microseconds=1)).isoformat()
+
+    def found(**span: str) -> list[str]:
+        page = api.get("/events", params={"agent": other, **span}).json()
+        return [event["message_id"] for event in page["events"]]
+
+    for text in (receipt["created_at"], elsewhere):
+        assert found(since=text) == found(since=text, until=later) == [receipt["id"]]
+        assert found(until=text) == []
+    assert found(since=later) == []
+
+
+@pytest.mark.parametrize("name", ["since", "until"])
+@pytest.mark.parametrize("text", [
+    "yesterday", "2026-11-23", "2026-11-23T14:32:33", "2026-11-23T25:00:00Z", "1763908353",
+    "0001-01-01T00:00:00+02:00", "٢٠٢٦-11-23T00:00:00Z"])
+def test_a_time_that_is_none_is_told(api: httpx.Client, name: str, text: str) -> None:
+    problem = refused(api.get("/events", params={name: text}), 422, "invalid")
+    [fault] = problem["errors"]
+    assert fault["where"] == name
+    assert text in fault["problem"]
+    assert 'use RFC 3339 with an offset, such as "2030-01-31T12:00:00Z"' in fault["problem"]
+
+
+def test_a_plus_that_became_a_space_is_told(api: httpx.Client) -> None:
+    answer = api.get("/events?since=2026-11-23T14:32:33+02:00")
+    assert "a + is written %2B" in refused(answer, 422, "invalid")["errors"][0]["problem"]
 
 
 def test_the_counts(api: httpx.Client, agent: str, other: str) -> None:

@@ -185,6 +185,19 @@ def test_log_by_agent_and_type(run: Run, agent: str) -> None:
     assert "s24" in lines[-1]
 
 
+def test_log_of_a_span_of_time(run: Run, agent: str) -> None:
+    sent = of(run("send", "code", agent, "s", "b", "--json"))
+    since, until = ("--since", "1h"), ("--until", str(sent["created_at"]))
+    found = of(run("log", "--agent", agent, *since, "--json"))["events"]
+    assert [one["message_id"] for one in found] == [sent["id"]]  # type: ignore[attr-defined]
+    assert of(run("log", "--agent", agent, *since, *until, "--json"))["events"] == []
+    assert "s" in good(run("log", "--agent", agent, "--since", str(sent["created_at"])))
+    wrong = run("log", "--since", "yesterday")
+    assert wrong.returncode == 1
+    assert "since" in wrong.stderr
+    assert "yesterday" in wrong.stderr
+
+
 def test_pages_go_on_with_a_cursor(run: Run, agent: str) -> None:
     for number in range(3):
         good(run("send", "code", agent, f"s{number}", "b"))

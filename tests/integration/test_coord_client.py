@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,11 @@ async def test_registry_events_and_stats(do: Do, agent: str) -> None:
     await do("send", "code", f"@{agent}", "to the group", "b")
     events = await do("events", agent=agent, type="SENT", order="newest", limit=1)
     assert events.events[0].subject == "to the group"
+    at = datetime.fromisoformat(events.events[0].timestamp)
+    span = await do("events", agent=agent, type="SENT", since=at, until=at + timedelta(seconds=9))
+    assert events.events[0] in span.events
+    assert (await do("events", agent=agent, until=events.events[0].timestamp, order="newest",
+                     type="SENT", limit=1)).events != events.events
     stats = await do("stats")
     assert stats.agents[agent].unread == 1
     assert stats.events["SENT"] >= 1

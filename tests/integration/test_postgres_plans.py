@@ -2,6 +2,7 @@
 
 The plans are the generic ones, which the engine runs with, on a store of 200,000 messages: BIG has
 100,000 unread ones, DONE has 100,000 of which 100 are unread, and their events lie in seven months.
+Of the threads, id-1 has 20,001 messages and the others have 50.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ SELECT coordd.make_partitions(now() - interval '6 months', now() + interval '1 m
 INSERT INTO coordd.messages (pos, id, from_agent, subject, body, created_at, thread_id, deliveries,
                              priority)
 SELECT pos, 'id-' || pos, 'sender-' || pos % 50, 'subject ' || pos, repeat('word ', 20),
-       coordd.time_text(now()), CASE WHEN pos % 4 = 0 THEN 'thread-' || pos / 200 END, 1, pos % 5
+       coordd.time_text(now()), CASE WHEN pos % 4 = 0 THEN 'thread-' || pos / 200
+                                     WHEN pos % 10 = 3 THEN 'id-1' END, 1, pos % 5
   FROM generate_series(1, 200000) AS pos;
 INSERT INTO coordd.deliveries (pos, message, seq, state, priority, to_agent)
 SELECT pos, pos, (pos + 1) / 2, CASE WHEN pos % 2 = 0 AND pos % 2000 > 0 THEN 1 ELSE 0 END, pos % 5,
@@ -181,6 +183,17 @@ def test_a_page_reads_a_page(connection: psycopg.Connection, agent: str, above: 
     assert nodes[0]["Actual Rows"] == LIMIT
     assert rows_read(nodes, "deliveries") <= RUNS * LIMIT + 10, shown(nodes)
     assert rows_read(nodes, "messages") == LIMIT, shown(nodes)
+
+
+@pytest.mark.parametrize(("above", "party"), [(0, None), (100_000, None), (199_500, None),
+                                              (0, BIG)])
+def test_a_page_of_a_long_thread_reads_a_page(connection: psycopg.Connection, above: int,
+                                              party: str | None) -> None:
+    nodes = plan(connection, queries.THREAD, {"thread": "id-1", "above": above, "party": party,
+                                              "limit": LIMIT, "shift": 0})
+    assert nodes[0]["Actual Rows"] == min(LIMIT, (200_000 - above) // 10 + (above == 0))
+    for table in ("messages", "deliveries"):
+        assert rows_read(nodes, table) <= LIMIT + 10, shown(nodes)
 
 
 @pytest.mark.parametrize("newest", [True, False])

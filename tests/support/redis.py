@@ -19,9 +19,9 @@ from coordd.settings import Settings
 START_LIMIT_S = 30.0
 
 
-def link(url: str) -> Link:
+def link(url: str, **limits: float) -> Link:
     """The cache's connection to that Redis, not opened."""
-    return Link(connections(Settings(data=Path("unused"), cache="redis", redis_url=url)))
+    return Link(connections(Settings(data=Path("unused"), cache="redis", redis_url=url)), **limits)
 
 
 def free_port() -> int:

@@ -30,14 +30,14 @@ class Site:
         self.clock = Clock()
         self.folder = archive
         self._databases = databases
-        self._name = databases.new()
+        self.name = databases.new()
         self._open: list[PostgresStore] = []
 
     async def server(self, archive: Archive | None = None, *, find: bool = False,
                      **policy: int) -> PostgresStore:
         """One more server on the same messages."""
         store = PostgresStore(PostgresOptions(
-            parameters=self._databases.pooled(self._name), pool_size=2, search_block=4,
+            parameters=self._databases.pooled(self.name), pool_size=2, search_block=4,
             shift_us=self.clock.added_us, policy=Policy(**policy), archive=archive,
             archive_find=find))
         await store.open()
@@ -46,7 +46,7 @@ class Site:
 
     def connect(self) -> psycopg.Connection:
         machine = self._databases.machine
-        return machine.connect(machine.direct_url(self._name))
+        return machine.connect(machine.direct_url(self.name))
 
     def rows(self, query: Any, *values: Any) -> list[Any]:
         """What the database has."""
@@ -69,7 +69,7 @@ class Site:
     async def close(self) -> None:
         for store in self._open:
             await store.close()
-        self._databases.drop(self._name)
+        self._databases.drop(self.name)
 
 
 async def sample(store: PostgresStore) -> tuple[str, str, str]:

@@ -13,7 +13,7 @@ import click
 import pytest
 
 from coord.cli import coord
-from coord.command import Verb, expiry
+from coord.command import Verb, ago, expiry
 from coord.errors import BadCall
 
 LIMIT_S = 60
@@ -73,6 +73,16 @@ def test_a_span_to_expire_is_a_time() -> None:
     assert near < far
     with pytest.raises(BadCall):
         expiry("999999999d")
+
+
+def test_a_span_of_the_past_is_a_time() -> None:
+    near, far = ago("90s", "--since"), ago("7d", "--since")
+    assert near is not None
+    assert far is not None
+    assert far < near < (expiry("0s") or "")
+    assert ago("yesterday", "--since") == "yesterday"
+    with pytest.raises(BadCall, match="--until 999999999d is before the year 1"):
+        ago("999999999d", "--until")
 
 
 def test_no_argument_prints_help(run: Run) -> None:

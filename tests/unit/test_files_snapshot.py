@@ -69,7 +69,7 @@ async def test_a_segment_that_ends_before_the_snapshot_says_is_damage(tmp_path: 
 
 async def test_snapshots_are_taken_while_the_server_runs(tmp_path: Path,
                                                          monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coordd.engines.files.store._SNAPSHOT_EVENTS", 10)
+    monkeypatch.setattr("coordd.engines.files.upkeep._SNAPSHOT_EVENTS", 10)
     store = FilesStore(tmp_path / "live", FilesOptions())
     await store.open()
     for _ in range(12):

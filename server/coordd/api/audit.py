@@ -11,7 +11,7 @@ from coordd.auth import Auth
 from coordd.http.request import Answer, Later, Request, Result
 from coordd.http.router import Route
 from coordd.mailbox import Mailbox
-from coordd.rules import checked_name
+from coordd.rules import checked_name, checked_time
 from coordd.store import AgentStats, EventPage, Stats, Store
 
 
@@ -29,6 +29,8 @@ class Audit:
         agent = query.pop("agent")
         if agent is not None:
             checked_name(agent, "agent")
+        for bound in ("since", "until"):
+            query[bound] = checked_time(query[bound], bound)
         party = self._mailbox.party(identity, agent)
         return Later(self._store.events(agent=party, **query), msgspec.json.encode)
 
@@ -43,9 +45,10 @@ class Audit:
         """The calls of this module."""
         return (
             Route("GET", "/api/v1/events", self._events, "Read the audit log",
-                  "Every change of a message's state, oldest first unless told.", "Audit",
-                  query=(params.AGENT_QUERY, params.EVENT_TYPE, params.AFTER,
-                         params.EVENTS_ORDER, params.LIMIT, params.CURSOR),
+                  "Every change of a message's state, in the order in which they were stored, "
+                  "oldest first unless told. Of a span of time: `since` and `until`.", "Audit",
+                  query=(params.AGENT_QUERY, params.EVENT_TYPE, params.AFTER, params.SINCE,
+                         params.UNTIL, params.EVENTS_ORDER, params.LIMIT, params.CURSOR),
                   answer=EventPage, problems=("not-found",)),
             Route("GET", "/api/v1/stats", self._stats, "Count messages and events",
                   "With an agent's token: what it has sent and received, counted as `messages`, "

@@ -18,6 +18,7 @@ from coordd.model import (
     Priority,
 )
 
+Time = Annotated[str, Meta(min_length=1, max_length=50, extra_json_schema={"format": "date-time"})]
 Seq = Annotated[int, Meta(ge=0, le=2**53)]
 CURSOR_LENGTH_MAX: Final = 512
 
@@ -33,6 +34,8 @@ LIMIT: Final = Param("limit", Annotated[int, Meta(ge=1, le=PAGE_MAX)], "How many
 CURSOR: Final = Param("cursor", Annotated[str, Meta(min_length=1, max_length=CURSOR_LENGTH_MAX)],
                       "The `next_cursor` of the page before.")
 AFTER: Final = Param("after", Seq, "Only what has a higher `seq`.", whole=True)
+SINCE: Final = Param("since", Time, "Only what happened then or later.")
+UNTIL: Final = Param("until", Time, "Only what happened before.")
 ORDER: Final = Param("order", Order, "Newest or oldest first.")
 AGENT_QUERY: Final = Param("agent", Name, "Only what this agent sent or received.")
 RECIPIENT: Final = Param("agent", Name, "Whose delivery; without it the token's own, else the "

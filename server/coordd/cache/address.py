@@ -13,7 +13,6 @@ from redis.asyncio.connection import (
     UnixDomainSocketConnection,
 )
 
-from coordd.cache.link import CONNECT_S
 from coordd.credentials import check_certificates, read_password
 from coordd.settings import Settings
 
@@ -26,7 +25,7 @@ def connections(settings: Settings) -> Callable[[], AbstractConnection]:
     # rights. Time is limited by the link, a pipeline at a time; nothing is tried again.
     wanted: dict[str, Any] = {
         "protocol": 2, "driver_info": None, "socket_timeout": None,
-        "socket_connect_timeout": CONNECT_S, "socket_read_size": 1 << 18}
+        "socket_connect_timeout": None, "socket_read_size": 1 << 18}
     if settings.redis_password_file is not None:
         wanted |= {"username": settings.redis_user or None,
                    "password": read_password("redis_password_file",

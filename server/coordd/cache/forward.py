@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 
 from coordd.model import Agent, Group, Mark, Order, Priority, Token
 from coordd.store import (
@@ -90,10 +91,11 @@ class ForwardingStore:
         return await self.inner.search(query, limit=limit, cursor=cursor, party=party)
 
     async def events(self, *, limit: int, agent: str | None = None, type: str | None = None,  # noqa: A002
-                     after: int | None = None, cursor: str | None = None,
+                     after: int | None = None, since: datetime | None = None,
+                     until: datetime | None = None, cursor: str | None = None,
                      order: Order = "oldest") -> EventPage:
         return await self.inner.events(limit=limit, agent=agent, type=type, after=after,
-                                       cursor=cursor, order=order)
+                                       since=since, until=until, cursor=cursor, order=order)
 
     async def stats(self) -> Stats:
         return await self.inner.stats()

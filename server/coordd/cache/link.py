@@ -36,10 +36,15 @@ Call = tuple[tuple[Command, ...], asyncio.Future[Any]]
 
 
 class Link:
-    """One connection, made again whenever it breaks. `connect` makes a new one, not connected."""
+    """One connection, made again whenever it breaks. `connect` makes a new one, not connected.
+    `answer_s`, `connect_s`: how long Redis may take.
+    """
 
-    def __init__(self, connect: Callable[[], AbstractConnection]) -> None:
+    def __init__(self, connect: Callable[[], AbstractConnection], *, answer_s: float = ANSWER_S,
+                 connect_s: float = CONNECT_S) -> None:
         self._connect = connect
+        self._answer_s = answer_s
+        self._connect_s = connect_s
         self._queue: list[Call] = []
         self._flying: list[Call] = []
         self._wanted = asyncio.Event()
@@ -88,7 +93,7 @@ class Link:
         while True:
             connection = self._connect()
             try:
-                async with asyncio.timeout(CONNECT_S):
+                async with asyncio.timeout(self._connect_s):
                     await connection.connect()  # type: ignore[no-untyped-call]
                 await self._exchange(connection, [_PING])
                 self._begin()
@@ -124,7 +129,7 @@ class Link:
                         commands: list[Command]) -> list[Any]:
         """The replies to `commands`, in order."""
         replies: list[Any] = []
-        async with asyncio.timeout(ANSWER_S):
+        async with asyncio.timeout(self._answer_s):
             await connection.send_packed_command(
                 [hiredis.pack_command(args) for args in commands],  # type: ignore[arg-type]
                 check_health=False)

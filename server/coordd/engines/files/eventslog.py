@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from coordd.engines.files.pages import Pages
+from coordd.engines.files.events import Events
 from coordd.engines.times import text_to_us, to_log_text
 from coordd.model import Event
 
@@ -49,7 +49,7 @@ class EventsLog:
         self._given_up = False
         """Whether lines are missing: more must not follow before they are there."""
 
-    def open(self, pages: Pages) -> None:
+    def open(self, events: Events) -> None:
         """Open the file and write the events that it lacks."""
         self._fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
         size = os.fstat(self._fd).st_size
@@ -57,10 +57,10 @@ class EventsLog:
         if whole < size:
             os.ftruncate(self._fd, whole)
         last = _last_line(self._path)
-        after = _position_of(pages, last) if last else 0
-        while events := pages.events(_CHUNK, None, None, after, None, "oldest").events:
-            self.write("".join(map(line, events)).encode())
-            after = events[-1].seq
+        after = _position_of(events, last) if last else 0
+        while found := events.page(_CHUNK, None, None, after, None, "oldest").events:
+            self.write("".join(map(line, found)).encode())
+            after = found[-1].seq
 
     def write(self, lines: bytes) -> None:
         """Append lines. Never raises: what could not be written waits for the next call, and from
@@ -130,18 +130,18 @@ def _tail(path: Path) -> bytes:
         return file.read()
 
 
-def _position_of(pages: Pages, last: str) -> int:
+def _position_of(events: Events, last: str) -> int:
     """The position of the newest event that has this line; 0 where none has."""
-    for event in _newest_first(pages):
+    for event in _newest_first(events):
         if line(event) == last:
             return event.seq
     return 0
 
 
-def _newest_first(pages: Pages) -> Iterator[Event]:
+def _newest_first(events: Events) -> Iterator[Event]:
     cursor: str | None = None
     while True:
-        page = pages.events(_CHUNK, None, None, None, cursor, "newest")
+        page = events.page(_CHUNK, None, None, None, cursor, "newest")
         yield from page.events
         cursor = page.next_cursor
         if cursor is None:

@@ -1,4 +1,4 @@
-"""Pages, events and the feed: rows chosen by the index, texts read from the log."""
+"""Pages of messages and the feed: rows chosen by the index, texts read from the log."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from coordd.engines.cursors import read_cursor, span_of
 from coordd.engines.files import records
 from coordd.engines.files.index import GONE, Index, Mailbox, wanted_marks
 from coordd.engines.files.reader import Reader
-from coordd.engines.files.records import EVENT_CODES, EVENT_NAMES, SENT
-from coordd.model import PRIORITY_RANK, Event, Order, Priority
+from coordd.engines.files.records import SENT
+from coordd.model import PRIORITY_RANK, Order, Priority
 from coordd.store import (
     Change,
-    EventPage,
     Feed,
     MessageJson,
     Page,
@@ -100,46 +99,6 @@ class Pages:
         box = self._index.box_by_name.get(agent)
         return box is not None and box.number in (self._index.senders[row],
                                                   self._index.owners[row])
-
-    def events(self, limit: int, agent: str | None, type_: str | None, after: int | None,
-               cursor: str | None, order: Order) -> EventPage:
-        """See `Store.events`."""
-        index = self._index
-        newest, above, wanted = span_of(order, after, cursor)
-        below = index.position + 1 if wanted is None else min(index.position + 1, wanted)
-        page = EventPage([], None, index.position)
-        box = index.box_by_name.get(agent) if agent is not None else None
-        if agent is not None and box is None:
-            return page
-        code = EVENT_CODES[type_] if type_ else None
-        start = below - 1 if newest else above + 1
-        types = index.types
-        found: list[int] = []
-        for position in index.event_positions(box, newest=newest, start=start):
-            if newest and position <= above:
-                break
-            kind = types[position]
-            if kind == code or (code is None and kind != records.ENTRY):
-                found.append(position)
-                if len(found) > limit:
-                    page.next_cursor = f"{'b' if newest else 'a'}{found[limit - 1]}"
-                    break
-        page.events = [self._event(position) for position in found[:limit]]
-        return page
-
-    def _event(self, position: int) -> Event:
-        index = self._index
-        kind = index.types[position]
-        row = index.rows_at[position]
-        record = self._reader.record(row)
-        core = record.m
-        if kind == SENT:
-            at = record.at or core.created_at
-        else:
-            at = self._reader.mark(bisect_left(index.entry_positions, position)).at
-        owner = index.boxes[index.owners[row]].name
-        return Event(position, at, EVENT_NAMES[kind], core.id, core.from_agent,  # type: ignore[arg-type]
-                     owner, core.subject)
 
     def feed(self, after: int, limit: int) -> Feed:
         """See `Store.feed`."""

@@ -42,6 +42,11 @@ class Reader:
         assert isinstance(record, SentRecord)
         return record
 
+    def sent_time(self, row: int) -> str:
+        """When the message of a row was sent, without reading the rest of it."""
+        index = self._index
+        return records.sent_time(self._log.read(index.places[row], index.sizes[row]))
+
     def core(self, row: int) -> Core:
         """The message of a row."""
         return self.record(row).m

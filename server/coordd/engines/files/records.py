@@ -44,6 +44,15 @@ class SentRecord(msgspec.Struct, tag_field="t", tag="sent", omit_defaults=True, 
     m: Core
 
 
+class _CoreTime(msgspec.Struct, gc=False):
+    created_at: str
+
+
+class _SentTime(msgspec.Struct, gc=False):
+    m: _CoreTime
+    at: str | None = None
+
+
 class MarkRecord(msgspec.Struct, tag_field="t", tag="mark", gc=False):
     """A delivery's new state."""
 
@@ -68,6 +77,7 @@ Record = SentRecord | MarkRecord | EntryRecord
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
+_time_decoder: Final = msgspec.json.Decoder(_SentTime)
 
 
 def encode(record: Record) -> bytes:
@@ -78,6 +88,12 @@ def encode(record: Record) -> bytes:
 def decode(data: bytes) -> Record:
     """The record that `data` holds. Raises msgspec.DecodeError."""
     return _decoder.decode(data)
+
+
+def sent_time(data: bytes) -> str:
+    """When the message of a sent record was sent. Raises msgspec.DecodeError."""
+    record = _time_decoder.decode(data)
+    return record.at or record.m.created_at
 
 
 def core_json(data: bytes) -> bytes:

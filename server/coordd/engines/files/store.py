@@ -8,28 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import logging
 import os
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from coordd.engines.files import compaction, records, recovery, snapshot
+from coordd.engines.files import records, recovery, snapshot
 from coordd.engines.files.commit import Committer, Listener
 from coordd.engines.files.disk import Disk, ensure_folder
+from coordd.engines.files.events import Events
 from coordd.engines.files.eventslog import EventsLog
 from coordd.engines.files.expiry import Expiry
 from coordd.engines.files.importing import Import
 from coordd.engines.files.index import GONE, Index
-from coordd.engines.files.log import Log, Segment
+from coordd.engines.files.log import Log
 from coordd.engines.files.operations import SEALED, PutEntry, Send, SetMark
 from coordd.engines.files.pages import Pages
 from coordd.engines.files.reader import Reader
 from coordd.engines.files.records import EntryRecord
 from coordd.engines.files.search import Search
+from coordd.engines.files.upkeep import Upkeep
 from coordd.model import Agent, Group, Mark, Order, Priority, Token
 from coordd.store import (
     AgentStats,
@@ -43,16 +45,12 @@ from coordd.store import (
     Page,
     Receipt,
     Stats,
-    StoreError,
     StoreFullError,
     StoreLockedError,
     StoreSealedError,
 )
 
 _PROOF_BYTES: Final = 4096
-_SNAPSHOT_EVENTS: Final = 200_000
-_SNAPSHOT_PAUSE_S: Final = 0.01
-_log = logging.getLogger("coordd.files")
 
 
 def _wall_clock_us() -> int:
@@ -83,8 +81,6 @@ class FilesStore:
         self._options = options or FilesOptions()
         self._disk = disk or Disk()
         self._listeners: list[Listener] = []
-        self._upkeep = asyncio.Lock()
-        self._tasks: set[asyncio.Task[None]] = set()
         self._lock_fd = -1
         self.generation = ""
 
@@ -101,14 +97,13 @@ class FilesStore:
             os.close(self._lock_fd)
             raise
         options = self._options
-        self._snapshot_position = position = self._index.position
-        self._snapshot_due = position + max(_SNAPSHOT_EVENTS, position // 5)
+        self._upkeep = Upkeep(self._folder, self._disk, self._index, self._storage)
         self._committer = Committer(
             self._index, self._storage, self._events_log, self._listeners, options.clock_us,
             options.pending_max, options.pending_bytes_max, options.on_fatal,
-            self._on_published)
+            self._upkeep.on_published)
         self._expiry = Expiry(self._index, self._reader, self._committer, options.clock_us,
-                              self._on_gone)
+                              self._upkeep.on_gone)
         self._expiry.run()
 
     def _take_lock(self) -> None:
@@ -148,18 +143,17 @@ class FilesStore:
         self._reader = Reader(index, storage, self._options.clock_us)
         self._pages = Pages(index, self._reader)
         self._search = Search(index, storage, self._reader, self._pages)
+        self._events = Events(index, self._reader)
         self._events_log = events_log
-        events_log.open(self._pages)
+        events_log.open(self._events)
 
     async def close(self) -> None:
         self._expiry.stop()
         await self._committer.drain()
-        async with self._upkeep:
+        async with self._upkeep.turn:
             await self._committer.close()
             self._storage.trim()
-            if self._index.position > self._snapshot_position or not (
-                    self._folder / snapshot.NAME).exists():
-                self._write_snapshot(snapshot.capture(self._index, self._storage))
+            self._upkeep.save_last_snapshot()
         self._events_log.close()
         self._storage.close()
         os.close(self._lock_fd)
@@ -196,7 +190,7 @@ class FilesStore:
 
     def reopen_logs(self) -> None:
         """Write events.log anew under its name, after logrotate has moved the old one."""
-        self._task(self._committer.run(self._events_log.reopen))
+        self._upkeep.do(self._committer.run(self._events_log.reopen))
 
     # Writes.
 
@@ -216,7 +210,7 @@ class FilesStore:
             return MessageJson(b"{}") if mark == "deleted" else None
         future: asyncio.Future[MessageJson | None] = self._loop.create_future()
         self._committer.submit(SetMark(self._index, self._reader, future, row, message_id, mark,
-                                       self._on_gone))
+                                       self._upkeep.on_gone))
         return await asyncio.shield(future)
 
     async def _put(self, record: Callable[[str], EntryRecord]) -> EntryRecord:
@@ -260,7 +254,7 @@ class FilesStore:
     async def import_(self, changes: Sequence[Change]) -> Imported:
         future: asyncio.Future[Imported] = self._loop.create_future()
         self._committer.submit(Import(self._index, self._reader, self._listeners, future, changes,
-                                      self._on_gone))
+                                      self._upkeep.on_gone))
         return await asyncio.shield(future)
 
     # Reads.
@@ -302,10 +296,14 @@ class FilesStore:
         return await self._search.page(query, limit, cursor, party)
 
     async def events(self, *, limit: int, agent: str | None = None, type: str | None = None,  # noqa: A002
-                     after: int | None = None, cursor: str | None = None,
+                     after: int | None = None, since: datetime | None = None,
+                     until: datetime | None = None, cursor: str | None = None,
                      order: Order = "oldest") -> EventPage:
         self._expiry.run()
-        return self._pages.events(limit, agent, type, after, cursor, order)
+        if since is None and until is None:
+            return self._events.page(limit, agent, type, after, cursor, order)
+        return await self._events.page_between(since, until, limit, agent, type, after, cursor,
+                                               order)
 
     async def stats(self) -> Stats:
         self._expiry.run()
@@ -334,72 +332,6 @@ class FilesStore:
     async def feed(self, after: int, limit: int) -> Feed:
         return self._pages.feed(after, limit)
 
-    # Upkeep.
-
-    def _on_gone(self, row: int) -> None:
-        """Count a delivery's bytes as dead, and compact when most of a segment is."""
-        segment = recovery.count_dead(self._index, self._storage, row)
-        if segment is not None and segment is not self._storage.active and (
-                2 * segment.dead_bytes > segment.size):
-            self._task(self.compact(segment))
-
-    async def compact(self, only: Segment | None = None) -> None:
-        """Give back the bytes of deleted and expired messages; of all closed segments that have
-        any, or of `only` one.
-        """
-        async with self._upkeep:
-            storage = self._storage
-            done = False
-            for segment in storage.segments[:-1]:
-                if segment.dead_bytes and (only is None or segment is only):
-                    await self._compact(segment)
-                    done = True
-            if done:
-                await self._save_snapshot()
-
-    async def _compact(self, segment: Segment) -> None:
-        storage, index = self._storage, self._index
-        dead_bytes = segment.dead_bytes
-        dead = compaction.dead_places(index, segment)
-        new = await asyncio.to_thread(compaction.compact, storage, segment, dead)
-        fd = await asyncio.to_thread(storage.replace, segment, new.data)
-        compaction.adopt(index, storage, segment, fd, new)
-        segment.dead_bytes -= dead_bytes  # what was deleted meanwhile is left
-
-    def _on_published(self) -> None:
-        """Take a snapshot now and then, so that a start after a kill has little log to read: when
-        a fifth more has been stored since the last one, it has cost little in all.
-        """
-        position = self._index.position
-        if position > self._snapshot_due:
-            self._snapshot_due = position + max(_SNAPSHOT_EVENTS, position // 5)
-            self._task(self._take_snapshot())
-
-    async def _take_snapshot(self) -> None:
-        async with self._upkeep:
-            if self._storage.segments:  # not closed meanwhile
-                await self._save_snapshot()
-
-    async def _save_snapshot(self) -> None:
-        self._snapshot_position = self._index.position
-        pieces = snapshot.capture(self._index, self._storage)
-        await asyncio.to_thread(self._write_snapshot, pieces, _SNAPSHOT_PAUSE_S)
-
-    def _write_snapshot(self, pieces: Iterator[bytes], pause_s: float = 0.0) -> None:
-        try:
-            snapshot.write(self._folder, self._disk, pieces, pause_s)
-        except OSError as error:
-            _log.warning("index.snap can't be written (%s): the next start reads the log instead",
-                         error.strerror)
-
-    def _task(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do a piece of upkeep aside. One that finds no room is tried again with the next."""
-        async def run() -> None:
-            try:
-                await work
-            except (StoreError, OSError) as error:
-                _log.warning("upkeep of %s did not end: %s", self._folder, error)
-
-        task = self._loop.create_task(run())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    async def compact(self) -> None:
+        """Give back the bytes of deleted and expired messages in all closed segments."""
+        await self._upkeep.compact()

@@ -71,15 +71,24 @@ SELECT delivery.pos, {SHOWN}
  WHERE event.from_agent = %(agent)s AND event.type = 5 AND event.pos < %(below)s AND {ALIVE}
  ORDER BY event.pos DESC LIMIT %(limit)s"""
 
-THREAD: Final[LiteralString] = f"""
-SELECT delivery.pos, {SHOWN}
-  FROM (SELECT * FROM coordd.messages WHERE id = %(thread)s AND thread_id IS NULL
-        UNION ALL
-        (SELECT * FROM coordd.messages WHERE thread_id = %(thread)s AND pos > %(above)s
-          ORDER BY pos)) AS message {DELIVERIES}
- WHERE delivery.pos > %(above)s AND {ALIVE}
-   AND (%(party)s::text IS NULL OR message.from_agent = %(party)s OR delivery.to_agent = %(party)s)
- ORDER BY delivery.pos LIMIT %(limit)s"""
+
+def _of_thread(messages: LiteralString) -> LiteralString:
+    """What is shown of some messages, by place. Both sort keys: by the first the messages come,
+    so that reading ends with the page.
+    """
+    return f"""
+    (SELECT delivery.pos, {SHOWN} FROM ({messages}) AS message {DELIVERIES}
+      WHERE delivery.pos > %(above)s AND {ALIVE} AND (
+        %(party)s::text IS NULL OR message.from_agent = %(party)s OR delivery.to_agent = %(party)s)
+      ORDER BY message.pos, delivery.pos LIMIT %(limit)s)"""
+
+
+_FIRST: Final = _of_thread(
+    "SELECT * FROM coordd.messages WHERE id = %(thread)s AND thread_id IS NULL")
+_REPLIES: Final = _of_thread(
+    "SELECT * FROM coordd.messages WHERE thread_id = %(thread)s AND pos > %(above)s "
+    "ORDER BY pos OFFSET 0")
+THREAD: Final[LiteralString] = f"{_FIRST} UNION ALL {_REPLIES} ORDER BY 1 LIMIT %(limit)s"
 
 _EVENT: Final[LiteralString] = """
 event.pos, coalesce(event.at_text, coordd.time_text(event.at)), event.type, event.message_id,

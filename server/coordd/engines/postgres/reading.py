@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 from coordd.engines.cursors import read_cursor, span_of
@@ -27,7 +27,9 @@ from coordd.store import (
 
 HIGHEST: Final = (1 << 63) - 1
 _TYPE_NAMES: Final = {code: name for name, code in EVENT_TYPES.items()}
-_EVER: Final = (datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC))
+_FIRST: Final = "-infinity"
+_LAST: Final = "infinity"
+"""Of all moments, as Postgres knows them."""
 _SIZE_HOLDS_S: Final = 10.0
 
 
@@ -124,16 +126,16 @@ class Reading:
         return page_of(rows, limit, "a")
 
     async def events(self, limit: int, agent: str | None, type_: str | None, after: int | None,
-                     cursor: str | None, order: Order) -> EventPage:
+                     since: datetime | None, until: datetime | None, cursor: str | None,
+                     order: Order) -> EventPage:
         """See `Store.events`."""
         newest, above, below = span_of(order, after, cursor)
         types = [EVENT_TYPES[type_]] if type_ else list(EVENT_TYPES.values())
         [(last,)] = await self._database.fetch(queries.LAST_EVENT)
-        since, until = _EVER
         parameters: dict[str, Any] = {
             "types": shorts(types), "above": min(above, HIGHEST),
             "below": HIGHEST if below is None else below,
-            "since": since, "until": until, "limit": limit + 1}
+            "since": since or _FIRST, "until": until or _LAST, "limit": limit + 1}
         if agent is not None:
             parameters["agent"] = agent
         rows = await self._database.fetch(queries.EVENTS[newest, agent is not None], parameters)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from datetime import datetime
 from typing import Any, Final, LiteralString, TypeVar
 
 import msgspec
+import psycopg
 
 from coordd.archive import Archive, ArchiveError
 from coordd.engines.postgres import queries, schema
@@ -16,6 +18,7 @@ from coordd.engines.postgres.database import Database, Row, run, unbroken
 from coordd.engines.postgres.errors import is_lost, translated
 from coordd.engines.postgres.feeding import Feeding
 from coordd.engines.postgres.importing import Importing
+from coordd.engines.postgres.reaching import reached
 from coordd.engines.postgres.reading import Reading
 from coordd.engines.postgres.replicas import Replica, Replicas
 from coordd.engines.postgres.search import BLOCK_MESSAGES, Search
@@ -91,12 +94,13 @@ class PostgresStore:
         self.generation = ""
 
     async def open(self) -> None:
-        """See the port. Raises SchemaError for a schema that this server does not know."""
+        """See the port. Raises SchemaError for a schema that this server does not know, and
+        StoreUnavailableError.
+        """
         self._loop = asyncio.get_running_loop()
+        await self._check_schema()
         await self._database.open()
         try:
-            async with self._database.pool.connection() as connection:
-                await schema.check(connection)
             [(self.generation, *_)] = await self._database.fetch(queries.STORE)
         except BaseException:
             await self._database.close()
@@ -106,6 +110,15 @@ class PostgresStore:
             self._database, self._listeners, self._shift_us, self._options.pending_max,
             self._options.pending_bytes_max, self._options.notice_of)
         self._upkeep.start()
+
+    async def _check_schema(self) -> None:
+        connection = await reached(self._options.parameters)
+        try:
+            await schema.check(connection)
+        except psycopg.Error as error:
+            raise translated(error) from error
+        finally:
+            await connection.close()
 
     async def close(self) -> None:
         """See the port."""
@@ -245,10 +258,11 @@ class PostgresStore:
         return await self._search.page(query, limit, cursor, party, self._shift_us())
 
     async def events(self, *, limit: int, agent: str | None = None, type: str | None = None,  # noqa: A002
-                     after: int | None = None, cursor: str | None = None,
+                     after: int | None = None, since: datetime | None = None,
+                     until: datetime | None = None, cursor: str | None = None,
                      order: Order = "oldest") -> EventPage:
         await self._expire()
-        return await self._reading.events(limit, agent, type, after, cursor, order)
+        return await self._reading.events(limit, agent, type, after, since, until, cursor, order)
 
     async def stats(self) -> Stats:
         await self._expire()

@@ -1,28 +1,29 @@
 """Imports: changes of another store or tool, applied as they are, whole or not at all.
 
-    checks ─▶ lock of the store ─▶ what is here of them ─▶ plan, COPY and counts ─▶ commit
+    lock of the store ─▶ what is here of the changes ─▶ checks, plan, COPY and counts ─▶ commit
 
 The plan is made in Python, the lock being held, so nothing moves between the look and the write.
 There is one COPY a table: of 1,000 rows each they would cost the database a fifth more. The events
-go first, while the changes are planned; the deliveries when all of them are, as the last mark
-leaves them.
+go first, while the changes are checked and planned; the deliveries when all of them are, as the
+last mark leaves them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Final, LiteralString
 
-from coordd.engines.entries import ENTRIES
+from coordd.engines.entries import ENTRIES, entry_of
 from coordd.engines.postgres import copying, queries
 from coordd.engines.postgres.arrays import bigints, ints, shorts, texts
-from coordd.engines.postgres.checks import checked
 from coordd.engines.postgres.database import Connection, Database, Row
 from coordd.engines.postgres.errors import is_lost, translated
-from coordd.engines.postgres.planning import Plan
-from coordd.engines.times import to_moment
+from coordd.engines.postgres.planning import Plan, name_of
+from coordd.engines.times import text_to_us, to_moment
+from coordd.model import is_id, is_name
 from coordd.store import Change, Imported, StoreUnknownError
 
 _BEGIN: Final[LiteralString] = """
@@ -31,6 +32,7 @@ SELECT set_config('lock_timeout', '10s', true),
 _LOCK: Final[LiteralString] = "SELECT position FROM coordd.store FOR UPDATE"
 _PARTITIONS: Final[LiteralString] = """
 SELECT coordd.make_partitions(month, month) FROM unnest(%(months)s::timestamptz[]) AS month"""
+_NEWEST: Final[LiteralString] = "SELECT max(id) FROM coordd.messages"
 _KNOWN: Final[LiteralString] = f"""
 SELECT message.id, message.from_agent, message.subject, message.pos, delivery.pos,
        delivery.to_agent, delivery.seq, delivery.state, delivery.read_at, delivery.acked_at
@@ -97,22 +99,20 @@ class Importing:
 
     async def apply(self, changes: Sequence[Change]) -> tuple[Imported, list[tuple[str, int]]]:
         """See `Store.import_`; and the new deliveries, for the listeners."""
-        moments = checked(changes)
         try:
             async with self._database.writer() as connection:
-                await self._make_partitions(connection, moments)
+                await self._make_partitions(connection, changes)
                 async with connection.transaction():
                     await connection.execute(_BEGIN)
-                    return await self._apply(connection, changes, moments)
+                    return await self._apply(connection, changes)
         except Exception as error:
             if is_lost(error):
                 raise StoreUnknownError("the connection to the database was lost in an import: "
                                         "import again, what is stored is skipped") from error
             raise translated(error) from error
 
-    async def _make_partitions(self, connection: Connection, moments: Sequence[int]) -> None:
-        months = {to_moment(us).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-                  for us in {us // _DAY_US * _DAY_US for us in moments}}
+    async def _make_partitions(self, connection: Connection, changes: Sequence[Change]) -> None:
+        months = _months(changes)
         year = datetime.now(UTC).year
         new = sorted(month for month in months - self._months
                      if _FIRST_YEAR <= month.year <= year)
@@ -120,13 +120,13 @@ class Importing:
             await connection.execute(_PARTITIONS, {"months": new})
             self._months.update(new)
 
-    async def _apply(self, connection: Connection, changes: Sequence[Change],
-                     moments: Sequence[int]) -> tuple[Imported, list[tuple[str, int]]]:
+    async def _apply(self, connection: Connection, changes: Sequence[Change]
+                     ) -> tuple[Imported, list[tuple[str, int]]]:
         [(position,)] = await _fetch(connection, _LOCK)
         plan = Plan(position)
         await self._look(connection, changes, plan)
         async with connection.cursor() as cursor:
-            await copying.copy(cursor, copying.EVENTS, _events(plan, changes, moments))
+            await copying.copy(cursor, copying.EVENTS, _events(plan, changes))
             await copying.copy(cursor, copying.DELIVERIES, _deliveries(plan))
             await copying.copy(cursor, copying.MESSAGES, _messages(plan))
         if plan.applied:
@@ -138,24 +138,43 @@ class Importing:
         ids = {change.message.id if change.message else change.id for change in changes
                if change.type not in ENTRIES}
         agents = {name for change in changes for name, _ in change.deliveries}
+        text = "".join([*ids, *agents])
+        if not text.isascii() or "\0" in text:
+            # They are still to be checked; what the store can't have, it isn't asked for.
+            ids, agents = set(filter(is_id, ids)), set(filter(is_name, agents))
         if ids:
-            plan.know(await _fetch(connection, _KNOWN, {"ids": texts(list(ids))}))
+            [(newest,)] = await _fetch(connection, _NEWEST)
+            # Ids begin with their time: mostly, all of the changes' are newer than the store's.
+            old = [] if newest is None else [each for each in ids if each <= newest]
+            if old:
+                plan.know(await _fetch(connection, _KNOWN, {"ids": texts(old)}))
         if agents:
             plan.last_seqs.update(await _fetch(connection, _LAST_SEQS,
                                                {"agents": texts(list(agents))}))
-        entries = [(change.type, plan.entry_name(change)) for change in changes
-                   if change.type in ENTRIES]
+        entries = [(change.type, name_of(entry)) for change in changes
+                   if change.type in ENTRIES and (entry := entry_of(change))]
         if entries:
             plan.know_entries(await _fetch(connection, _REGISTRY, {
                 "kinds": texts([kind for kind, _ in entries]),
                 "names": texts([name for _, name in entries])}))
 
 
-def _events(plan: Plan, changes: Sequence[Change], moments: Sequence[int]) -> Iterator[bytes]:
+def _months(changes: Sequence[Change]) -> set[datetime]:
+    """Of the events. A time that is none is refused later."""
+    found = set()
+    # For most texts their month is enough; where the offset matters, the moment.
+    for text in {f"{change.at[:7]}-01T00:00:00Z" if change.at[7:8] == "-" and change.at[-1:] == "Z"
+                 else change.at for change in changes}:
+        with suppress(ValueError, OverflowError):
+            found.add(to_moment(text_to_us(text)).replace(
+                day=1, hour=0, minute=0, second=0, microsecond=0))
+    return found
+
+
+def _events(plan: Plan, changes: Sequence[Change]) -> Iterator[bytes]:
     """Plan all changes; their events."""
     for first in range(0, len(changes), _PIECE):
-        piece = slice(first, first + _PIECE)
-        plan.apply(changes[piece], moments[piece], first)
+        plan.apply(changes[first:first + _PIECE], first)
         yield copying.events(plan.take_events(), plan.fields)
 
 
@@ -209,9 +228,6 @@ async def _write(connection: Connection, plan: Plan, before: int) -> None:
             "unread": counts.unread.total(),
             **{name: counts.events[name] for name in
                ("sent", "read", "acked", "deleted", "expired")}})
-
-
-_DAY_US: Final = 86_400_000_000
 
 
 async def _fetch(connection: Connection, query: LiteralString,

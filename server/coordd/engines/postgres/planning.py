@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from coordd.engines.entries import ENTRIES, age, entry_of
+from coordd.engines.postgres.checks import Checks
 from coordd.engines.postgres.commit import EVENT_TYPES
 from coordd.engines.postgres.copying import DeliveryRow, EventRow, Fields, MessageRow, head
 from coordd.engines.postgres.database import Row
@@ -72,6 +73,7 @@ class Plan:
         self.claims: list[tuple[Claim, int, int]] = []
         self.entries: list[Row] = []
         self.fields = Fields()
+        self._checks = Checks()
         self._events: list[EventRow] = []
         self._added: list[DeliveryRow | Delivery] = []
         self._known: dict[str, dict[str, Delivery]] = {}
@@ -121,13 +123,13 @@ class Plan:
         counts.unread.update(counts.received)
         return counts
 
-    def apply(self, changes: Sequence[Change], moments: Sequence[int], first: int) -> None:
-        """Plan changes, of which the first has that place in the import. Raises
+    def apply(self, changes: Sequence[Change], first: int) -> None:
+        """Check and plan changes, of which the first has that place in the import. Raises
         ImportRefusedError.
         """
         number = first
         try:
-            for change, us in zip(changes, moments, strict=True):
+            for change, us in zip(changes, self._checks.moments(changes), strict=True):
                 if change.type == "sent":
                     self.applied += self._sent(change, us)
                 elif change.type in ENTRIES:
@@ -225,17 +227,11 @@ class Plan:
             self._changed[delivery.pos] = delivery
         return True
 
-    def entry_name(self, change: Change) -> str:
-        """What the entry of a change is known by."""
-        entry = entry_of(change)
-        assert entry is not None
-        return entry.keyid if isinstance(entry, Token) else entry.name
-
     def _entry(self, change: Change) -> bool:
         """An entry that is older than the one here is one that the store had before it."""
         entry = entry_of(change)
         assert entry is not None
-        name = self.entry_name(change)
+        name = name_of(entry)
         known = self._entries.get((change.type, name))
         if known is not None and (entry == known or age(entry) < age(known)):
             return False
@@ -244,6 +240,11 @@ class Plan:
         self.entries.append((self.position, change.type, name, change.at,
                              _encode(entry).decode()))
         return True
+
+
+def name_of(entry: Agent | Group | Token) -> str:
+    """What an entry is known by."""
+    return entry.keyid if isinstance(entry, Token) else entry.name
 
 
 def _other_text(text: str) -> str | None:

@@ -87,7 +87,7 @@ UPDATE coordd.store SET position = %(position)s, messages = messages + %(message
 _FIRST_YEAR: Final = 2000
 """Events of earlier years, and of years to come, go to the default partition."""
 _MONTHS_MAX: Final = 600
-_PIECE: Final = 1000
+_PIECE: Final = 250
 
 
 class Importing:
@@ -162,12 +162,12 @@ class Importing:
 def _months(changes: Sequence[Change]) -> set[datetime]:
     """Of the events. A time that is none is refused later."""
     found = set()
-    # For most texts their month is enough; where the offset matters, the moment.
-    for text in {f"{change.at[:7]}-01T00:00:00Z" if change.at[7:8] == "-" and change.at[-1:] == "Z"
-                 else change.at for change in changes}:
+    # Of a text in UTC the month is enough; else it needs the moment.
+    for text in {change.at[:8] if change.at[7:8] == "-" and change.at[-1:] == "Z" else change.at
+                 for change in changes}:
         with suppress(ValueError, OverflowError):
-            found.add(to_moment(text_to_us(text)).replace(
-                day=1, hour=0, minute=0, second=0, microsecond=0))
+            us = text_to_us(f"{text}01T00:00:00Z" if len(text) == len("2026-01-") else text)
+            found.add(to_moment(us).replace(day=1, hour=0, minute=0, second=0, microsecond=0))
     return found
 
 

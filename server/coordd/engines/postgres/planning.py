@@ -20,7 +20,6 @@ from coordd.store import Change, Claim, ImportRefusedError
 _SENT: Final = EVENT_TYPES["SENT"]
 _DELETED, _EXPIRED, _TO_BE_GONE = 3, 4, 5
 _SEQ_MAX: Final = 2**63 - 1
-_TEXT_LENGTH: Final = len("2026-01-31T12:00:00.000000Z")
 _encode: Final[Callable[[Any], bytes]] = msgspec.json.encode
 
 
@@ -182,7 +181,8 @@ class Plan:
             last = last_seqs.get(name, 0)
             given = seq or last + 1
             if not last < given <= _SEQ_MAX:
-                raise ValueError(f"seq {given} of inbox {name} is not above {last}, its last one")
+                raise ValueError(f"seq {given} of inbox {name} is not above {last}, its last one"
+                                 if given <= last else f"seq {given} is above {_SEQ_MAX}")
             last_seqs[name] = given
             pos += 1
             self._added.append((pos, message, given, state, rank, name, expires_us, None, None))
@@ -248,6 +248,6 @@ def name_of(entry: Agent | Group | Token) -> str:
 
 
 def _other_text(text: str) -> str | None:
-    """A time's text where it is not as this server writes it."""
-    ours = len(text) == _TEXT_LENGTH and text[26] == "Z" and text[10] == "T" and text[19] == "."
+    """A time's text where it is not as this server writes it: 2026-01-31T12:00:00.000000Z."""
+    ours = text[26:] == "Z" and text[10] == "T" and text[19] == "."
     return None if ours else text

@@ -2,72 +2,58 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
-from typing import Any, Final, NamedTuple
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final
 
 import msgspec
 
 from coordd.engines.entries import ENTRIES, age, entry_of
+from coordd.engines.postgres.checks import Checks
 from coordd.engines.postgres.commit import EVENT_TYPES
+from coordd.engines.postgres.copying import DeliveryRow, EventRow, Fields, MessageRow, head
 from coordd.engines.postgres.database import Row
-from coordd.engines.times import text_to_us, to_moment
+from coordd.engines.times import text_to_us
 from coordd.model import PRIORITY_RANK, Agent, Group, Token
 from coordd.store import Change, Claim, ImportRefusedError
 
+_SENT: Final = EVENT_TYPES["SENT"]
 _DELETED, _EXPIRED, _TO_BE_GONE = 3, 4, 5
-_TEXT_LENGTH: Final = len("2026-01-31T12:00:00.000000Z")
+_SEQ_MAX: Final = 2**63 - 1
 _encode: Final[Callable[[Any], bytes]] = msgspec.json.encode
 
 
 class Delivery:
-    """A delivery as it is, and as the import leaves it."""
+    """A delivery that marks speak of, as it is and as the import leaves it."""
 
-    __slots__ = ("acked_at", "expires_us", "from_agent", "message", "pos", "priority", "read_at",
-                 "seq", "state", "subject", "to_agent")
+    __slots__ = ("acked_at", "expires_us", "head", "message", "pos", "priority", "read_at", "seq",
+                 "state", "to_agent")
 
-    def __init__(self, pos: int, message: int, seq: int, to_agent: str, from_agent: str,
-                 subject: str, state: int = 0, *, priority: int = 0, expires_us: int | None = None,
-                 read_at: str | None = None, acked_at: str | None = None) -> None:
-        self.pos = pos
-        self.message = message
-        self.seq = seq
-        self.to_agent = to_agent
-        self.from_agent = from_agent
-        self.subject = subject
-        self.state = state
-        self.priority = priority
-        self.expires_us = expires_us
-        self.read_at = read_at
-        self.acked_at = acked_at
+    def __init__(self, head: bytes, row: DeliveryRow) -> None:
+        self.head = head
+        (self.pos, self.message, self.seq, self.state, self.priority, self.to_agent,
+         self.expires_us, self.read_at, self.acked_at) = row
 
-
-class Rows(NamedTuple):
-    """Rows to add. Messages and events: their columns, in the order of the COPY commands."""
-
-    messages: list[Row]
-    deliveries: list[Delivery]
-    events: list[Row]
-
-
-class AgentCounts:
-    """How much an agent's counts change."""
-
-    __slots__ = ("received", "sent", "unread")
-
-    def __init__(self) -> None:
-        self.received = self.sent = self.unread = 0
+    def row(self) -> DeliveryRow:
+        """To add."""
+        return (self.pos, self.message, self.seq, self.state, self.priority, self.to_agent,
+                self.expires_us, self.read_at, self.acked_at)
 
 
 class Counts:
-    """How much the store's counts change."""
+    """How much the store's counts change, and those of agents."""
 
     def __init__(self) -> None:
         self.messages = 0
-        self.unread = 0
         self.events: dict[str, int] = defaultdict(int)
-        self.agents: dict[str, AgentCounts] = defaultdict(AgentCounts)
+        self.received: Counter[str] = Counter()
+        self.sent: dict[str, int] = defaultdict(int)
+        self.unread: Counter[str] = Counter()
+
+    @property
+    def agents(self) -> list[str]:
+        """All that the changes concern, ordered."""
+        return sorted({*self.received, *self.sent, *self.unread})
 
 
 class Plan:
@@ -76,104 +62,143 @@ class Plan:
     def __init__(self, position: int) -> None:
         self.position = position
         self.last_seqs: dict[str, int] = {}
+        self.applied = 0
+        """Changes, without those that the store had."""
         self.expires = False
         """Whether any of the messages does."""
+        self.heard: list[tuple[str, int]] = []
+        """Recipients and seqs of the new deliveries."""
+        self.messages: list[MessageRow] = []
         self.claims: list[tuple[Claim, int, int]] = []
         self.entries: list[Row] = []
-        self.counts = Counts()
-        self._deliveries: dict[str, dict[str, Delivery]] = {}
-        self._entries: dict[tuple[str, str], Agent | Group | Token] = {}
-        self._rows = Rows([], [], [])
-        self._changed: dict[int, Delivery] = {}
+        self.fields = Fields()
+        self._checks = Checks()
+        self._events: list[EventRow] = []
+        self._added: list[DeliveryRow | Delivery] = []
+        self._known: dict[str, dict[str, Delivery]] = {}
+        self._places: dict[str, tuple[int, bytes]] = {}
+        """Of messages that no later change spoke of yet: where its deliveries begin in `_added`,
+        and its head. An object for each delivery would take longer than all else of a plan.
+        """
         self._begin = position
+        self._changed: dict[int, Delivery] = {}
+        self._entries: dict[tuple[str, str], Agent | Group | Token] = {}
+        self._counts = Counts()
 
     @property
     def changed(self) -> list[Delivery]:
         """The deliveries of the store that are not as they were."""
         return list(self._changed.values())
 
+    @property
+    def deliveries(self) -> Iterator[DeliveryRow]:
+        """Those to add, as all changes of the import leave them."""
+        return (each if isinstance(each, tuple) else each.row() for each in self._added)
+
     def know(self, rows: Iterable[Row]) -> None:
         """Take the store's deliveries of messages that the changes speak of."""
         for (message_id, from_agent, subject, message, pos, to_agent, seq, state, read_at,
              acked_at) in rows:
-            self._deliveries.setdefault(message_id, {})[to_agent] = Delivery(
-                pos, message, seq, to_agent, from_agent, subject, state, read_at=read_at,
-                acked_at=acked_at)
+            self._known.setdefault(message_id, {})[to_agent] = Delivery(
+                head(message_id, self.fields[from_agent], subject),
+                (pos, message, seq, state, 0, to_agent, None, read_at, acked_at))
 
     def know_entries(self, rows: Iterable[Row]) -> None:
         """Take the registry's entries that the changes speak of."""
         for kind, name, entry in rows:
             self._entries[kind, name] = msgspec.json.decode(entry, type=ENTRIES[kind])
 
-    def take(self) -> Rows:
-        """The rows that were added since the last time. What changes of them is an update then."""
-        rows, self._rows = self._rows, Rows([], [], [])
-        self._begin = self.position
-        return rows
+    def take_events(self) -> list[EventRow]:
+        """Those that were added since the last time."""
+        events, self._events = self._events, []
+        return events
 
-    def apply(self, changes: Sequence[Change], moments: Sequence[int], first: int) -> int:
-        """Plan changes, of which the first has that place in the import; how many there were to
-        apply. Raises ImportRefusedError.
+    def counts(self) -> Counts:
+        """Of all changes."""
+        counts = self._counts
+        counts.received = Counter([name for name, _ in self.heard])
+        counts.events["sent"] = len(self.heard)
+        counts.messages += len(self.heard)
+        counts.unread.update(counts.received)
+        return counts
+
+    def apply(self, changes: Sequence[Change], first: int) -> None:
+        """Check and plan changes, of which the first has that place in the import. Raises
+        ImportRefusedError.
         """
-        applied = 0
-        for number, (change, us) in enumerate(zip(changes, moments, strict=True), first):
-            try:
+        number = first
+        try:
+            for change, us in zip(changes, self._checks.moments(changes), strict=True):
                 if change.type == "sent":
-                    applied += self._sent(change, us)
+                    self.applied += self._sent(change, us)
                 elif change.type in ENTRIES:
-                    applied += self._entry(change)
+                    self.applied += self._entry(change)
                 else:
-                    applied += self._mark(change, us)
-            except ValueError as error:
-                raise ImportRefusedError(number, str(error)) from error
-        return applied
+                    self.applied += self._mark(change, us)
+                number += 1
+        except ValueError as error:
+            raise ImportRefusedError(number, str(error)) from error
+
+    def _deliveries(self, message_id: str) -> dict[str, Delivery] | None:
+        """By recipient, of a message that is in the store or was before in this import."""
+        found = self._places.pop(message_id, None)
+        if found is None:
+            return self._known.get(message_id)
+        place, the_head = found
+        here = self._known[message_id] = {}
+        row = self._added[place]
+        assert isinstance(row, tuple)
+        for number in range(place, place + row[1] - row[0] + 1):
+            row = self._added[number]
+            assert isinstance(row, tuple)
+            here[row[5]] = self._added[number] = Delivery(the_head, row)
+        return here
 
     def _sent(self, change: Change, us: int) -> bool:
         core = change.message
         assert core is not None
-        here = self._deliveries.get(core.id)
-        if here is not None:
+        message_id, sender = core.id, core.from_agent
+        if message_id in self._places or message_id in self._known:
+            here = self._deliveries(message_id)
+            assert here is not None
             if here.keys() != {name for name, _ in change.deliveries}:
-                raise ValueError(f"message {core.id} is here with other recipients")
+                raise ValueError(f"message {message_id} is here with other recipients")
             return False
-        at, at_text = _event_time(us, change.at)
+        at_text = _other_text(change.at)
         rank = PRIORITY_RANK[core.priority]
-        expires_us = None if core.expires_at is None else text_to_us(core.expires_at)
-        gone = core.body is None
-        message = self.position + len(change.deliveries)
-        here = self._deliveries[core.id] = {}
-        self.expires = self.expires or expires_us is not None
-        counts, last_seqs, rows = self.counts, self.last_seqs, self._rows
+        expires_us = None
+        if core.expires_at is not None:
+            expires_us = text_to_us(core.expires_at)
+            self.expires = True
+        state = _TO_BE_GONE if core.body is None else 0
+        the_head = head(message_id, self.fields[sender], core.subject)
+        self._places[message_id] = len(self._added), the_head
+        last_seqs = self.last_seqs
+        count = len(change.deliveries)
+        pos = self.position
+        self.position = message = pos + count
         for name, seq in change.deliveries:
             last = last_seqs.get(name, 0)
             given = seq or last + 1
-            if given <= last:
-                raise ValueError(f"seq {given} of inbox {name} is not above {last}, its last one")
+            if not last < given <= _SEQ_MAX:
+                raise ValueError(f"seq {given} of inbox {name} is not above {last}, its last one"
+                                 if given <= last else f"seq {given} is above {_SEQ_MAX}")
             last_seqs[name] = given
-            self.position += 1
-            delivery = here[name] = Delivery(
-                self.position, message, given, name, core.from_agent, core.subject,
-                _TO_BE_GONE if gone else 0, priority=rank, expires_us=expires_us)
-            rows.deliveries.append(delivery)
-            rows.events.append((self.position, at, given, EVENT_TYPES["SENT"], core.id,
-                                core.from_agent, name, core.subject, at_text))
-            counts.agents[name].received += 1
-            if not gone:
-                counts.agents[name].unread += 1
-                counts.unread += 1
-                counts.messages += 1
-        counts.agents[core.from_agent].sent += len(change.deliveries)
-        counts.events["sent"] += len(change.deliveries)
-        rows.messages.append((
-            message, core.id, core.from_agent, core.subject, core.body, core.created_at,
-            None if core.thread_id == core.id else core.thread_id, core.in_reply_to,
-            core.expires_at, len(change.deliveries), rank))
+            pos += 1
+            self._added.append((pos, message, given, state, rank, name, expires_us, None, None))
+            self._events.append((pos, us, given, _SENT, the_head, name, at_text))
+            self.heard.append((name, given))
+            if state:
+                self._counts.messages -= 1
+                self._counts.unread[name] -= 1
+        self._counts.sent[sender] += count
+        self.messages.append((message, count, rank, the_head, core))
         if change.claim is not None:
             self.claims.append((change.claim, message, us))
         return True
 
     def _mark(self, change: Change, us: int) -> bool:
-        delivery = self._deliveries.get(change.id, {}).get(change.agent)
+        delivery = (self._deliveries(change.id) or {}).get(change.agent)
         if delivery is None:
             raise ValueError(f"no message {change.id} to {change.agent} is here or before this")
         state = delivery.state
@@ -191,33 +216,22 @@ class Plan:
             if state in (_DELETED, _EXPIRED):
                 return False
             delivery.state = _DELETED if change.type == "deleted" else _EXPIRED
-            self.counts.messages -= state != _TO_BE_GONE
-        if state == 0:
-            self.counts.unread -= 1
-            self.counts.agents[delivery.to_agent].unread -= 1
-        else:
-            _ = self.counts.agents[delivery.to_agent]  # its version is raised
+            self._counts.messages -= state != _TO_BE_GONE
+        # An agent whose count stays is one whose version is raised.
+        self._counts.unread[delivery.to_agent] -= state == 0
         self.position += 1
-        at, at_text = _event_time(us, change.at)
-        kind = change.type.upper()
-        self._rows.events.append((self.position, at, delivery.seq, EVENT_TYPES[kind], change.id,
-                            delivery.from_agent, delivery.to_agent, delivery.subject, at_text))
-        self.counts.events[change.type] += 1
+        self._events.append((self.position, us, delivery.seq, EVENT_TYPES[change.type.upper()],
+                             delivery.head, delivery.to_agent, _other_text(change.at)))
+        self._counts.events[change.type] += 1
         if delivery.pos <= self._begin:
             self._changed[delivery.pos] = delivery
         return True
-
-    def entry_name(self, change: Change) -> str:
-        """What the entry of a change is known by."""
-        entry = entry_of(change)
-        assert entry is not None
-        return entry.keyid if isinstance(entry, Token) else entry.name
 
     def _entry(self, change: Change) -> bool:
         """An entry that is older than the one here is one that the store had before it."""
         entry = entry_of(change)
         assert entry is not None
-        name = self.entry_name(change)
+        name = name_of(entry)
         known = self._entries.get((change.type, name))
         if known is not None and (entry == known or age(entry) < age(known)):
             return False
@@ -228,7 +242,12 @@ class Plan:
         return True
 
 
-def _event_time(us: int, text: str) -> tuple[datetime, str | None]:
-    """The moment, and its text where it is not as this server writes it."""
-    ours = len(text) == _TEXT_LENGTH and text[10] == "T" and text[19] == "." and text[26] == "Z"
-    return to_moment(us), None if ours else text
+def name_of(entry: Agent | Group | Token) -> str:
+    """What an entry is known by."""
+    return entry.keyid if isinstance(entry, Token) else entry.name
+
+
+def _other_text(text: str) -> str | None:
+    """A time's text where it is not as this server writes it: 2026-01-31T12:00:00.000000Z."""
+    ours = text[26:] == "Z" and text[10] == "T" and text[19] == "."
+    return None if ours else text

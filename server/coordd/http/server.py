@@ -66,8 +66,8 @@ class Server(uvicorn.Server):
     themselves. A connection that the server closes may have a request on its way, which is lost.
     """
 
-    def __init__(self, application: Application, *, drain_s: float, on_stop: Callable[[], None],
-                 on_hangup: Callable[[], None]) -> None:
+    def __init__(self, application: Application, *, on_stop: Callable[[], None],
+                 on_hangup: Callable[[], None], drain_s: float = 0.0) -> None:
         super().__init__(uvicorn.Config(
             application, http=Protocol, loop="uvloop", ws="none", lifespan="off", interface="asgi3",
             log_config=None, log_level=logging.WARNING, access_log=False, proxy_headers=False,

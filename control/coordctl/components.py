@@ -43,6 +43,8 @@ COMPONENTS: Final = (
     Component("postgres", "the messages", _database,
               (Port(5432, ("postgres", "haproxy", "coordd", "worker")),
                Port(8008, ("postgres", "haproxy", "prometheus")))),
+    Component("pgbackrest", "backups of the database", lambda stack: stack.backup == "pgbackrest",
+              (Port(8432, ("pgbackrest",)),)),
     Component("pgbouncer", "database connections", lambda stack: stack.pooling == "pgbouncer",
               (Port(6432, ("haproxy", "coordd", "worker")),)),
     Component("haproxy", "the way to the leader", _failover),
@@ -57,7 +59,7 @@ COMPONENTS: Final = (
               (Port(443, (ANYONE,)),)),
     Component("keepalived", "one virtual address", lambda stack: stack.load_balancers > 1),
     Component("logrotate", "log rotation", lambda stack: stack.log_rotation == "logrotate"),
-    Component("backup", "backups", lambda stack: stack.backup != "none"),
+    Component("backup", "backups", lambda stack: stack.backup == "nightly"),
     Component("prometheus", "monitoring, alerts", lambda stack: stack.monitoring == "prometheus",
               (Port(9090, ("prometheus",)),)),
 )

@@ -29,6 +29,8 @@ POOLED_PORT: Final = 6432
 REPLICAS_PORT: Final = 6433
 PATRONI_PORT: Final = 8008
 ETCD_PORT: Final = 2379
+QUEUE_PORT: Final = 5671
+QUEUE_MONITOR_PORT: Final = 15692
 DRAIN_S: Final = 5
 """Longer than nginx keeps an idle connection to a message server."""
 HTTPS_PORT: Final = 443
@@ -62,8 +64,8 @@ def values_of(told: SiteFile, profile: Profile, topology: Topology, controller: 
     }
     group_values: dict[str, Callable[[SiteFile, Profile, Topology, Controller], Values]] = {
         "machine": _machine, "etcd": _etcd, "postgres": _postgres, "pgbouncer": _pgbouncer,
-        "haproxy": _haproxy, "coordd": _coordd, "redis": _redis, "nginx": _nginx,
-        "logrotate": _logrotate, "backup": _backup,
+        "haproxy": _haproxy, "coordd": _coordd, "redis": _redis, "rabbitmq": _rabbitmq,
+        "nginx": _nginx, "logrotate": _logrotate, "backup": _backup,
     }
     for role, values in group_values.items():
         if topology.bearers(role):
@@ -232,6 +234,14 @@ def _redis(_: SiteFile, profile: Profile, topology: Topology, __: Controller) ->
             "redis_maxmemory_mb": profile.sizes.cache_memory_mb,
             "redis_maxmemory_policy": "allkeys-lru",
             "redis_password": "{{ vault_redis_password }}"}
+
+
+def _rabbitmq(told: SiteFile, _: Profile, topology: Topology, __: Controller) -> Values:
+    return {"rabbitmq_members": _members(told, topology, "rabbitmq"),
+            "rabbitmq_name": "{{ inventory_hostname }}", "rabbitmq_address": "{{ ansible_host }}",
+            "rabbitmq_port": QUEUE_PORT, "rabbitmq_monitor_port": QUEUE_MONITOR_PORT,
+            "rabbitmq_user": "coordd", "rabbitmq_password": "{{ vault_rabbitmq_password }}",
+            "rabbitmq_cookie": "{{ vault_rabbitmq_cookie }}", **_tls("rabbitmq")}
 
 
 def _nginx(told: SiteFile, _: Profile, topology: Topology, __: Controller) -> Values:

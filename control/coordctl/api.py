@@ -73,7 +73,7 @@ class Api:
                 wait_s = 0.2 * attempt
             else:
                 if answer.is_success:
-                    return answer.json()
+                    return answer.json() if answer.content else None
                 problem = _problem(answer)
                 if answer.status_code not in (429, 503) or attempt == tries:
                     raise problem
@@ -99,6 +99,11 @@ class Api:
         """`{messages, unread, events, agents, size_bytes}`."""
         stats: dict[str, Any] = self.call("GET", "/api/v1/stats")
         return stats
+
+    def work(self) -> dict[str, Any]:
+        """The work behind sends: docs/api.md."""
+        work: dict[str, Any] = self.call("GET", "/api/v1/admin/work", tries=1)
+        return work
 
     def feed(self) -> Iterator[tuple[dict[str, Any], int]]:
         """All changes, oldest first, each with the newest position there is, to its end."""

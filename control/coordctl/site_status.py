@@ -22,7 +22,8 @@ _LABELS: Final = {
     "site": "site", "level": "level", "address": "address", "running": "running", "pid": "pid",
     "since": "since", "ready": "ready", "why": "why not", "messages": "messages",
     "unread": "unread", "size": "size", "throughput_per_s": "messages/s", "send_p99_ms":
-    "send p99, ms", "cache_hit_rate": "cache hits", "version": "version", "release": "release"}
+    "send p99, ms", "hour": "messages this hour", "cache_hit_rate": "cache hits", "work": "hooks",
+    "version": "version", "release": "release"}
 _MACHINES: Final = {"name": "MACHINE", "address": "ADDRESS", "state": "STATE",
                     "roles": "ROLES", "free": "FREE"}
 _UNITS: Final = {"coordd": "coordd.service", "nginx": "nginx.service",
@@ -101,7 +102,7 @@ def _facts(here: Site, *, sample_s: float) -> dict[str, Any]:
             facts["why"] = facts["why"] or str(error)
             return facts
         first = api.metrics()
-        facts |= _rates(first)
+        facts |= _rates(first) | _work(api)
         if sample_s:
             time.sleep(sample_s)
             stored = "coordd_messages_stored_total"
@@ -122,6 +123,27 @@ def _rates(metrics: dict[str, float]) -> dict[str, Any]:
             p99_ms = None if bound == "+Inf" else float(bound) * 1000
             break
     return {"cache_hit_rate": round(hits / looks, 3) if looks else None, "send_p99_ms": p99_ms}
+
+
+def _work(api: Api) -> dict[str, Any]:
+    """What runs behind sends, a line of it where something waits or is wrong."""
+    try:
+        work = api.work()
+    except CoordctlError:  # a server of an earlier release has none
+        return {}
+    told = []
+    if work["dead"]:
+        told.append(f"{work['dead']:,} dead letters: coordctl hook dead shows them, coordctl hook "
+                    "retry tries them anew")
+    if work["hooks"] and (behind := work["lag"] + work["waiting"] + work["queued"]):
+        told.append(f"{behind:,} events wait")
+    if work["problem"]:
+        told.append(f"nothing is handed out ({work['problem']})")
+    elif work["queue"] != "in-process" and work["queue_depth"] is None:
+        told.append("the work queue does not answer")
+    hours = work["hours"]
+    return {"work": "; ".join(told) or (f"{work['hooks']} told" if work["hooks"] else None),
+            "hour": hours[-1]["messages"] if hours else None}
 
 
 def _machines(here: Site) -> list[dict[str, Any]]:

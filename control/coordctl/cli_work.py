@@ -24,8 +24,7 @@ _DEAD_MAX: Final = 1000
 _LINKS: Final = 5000
 _HOOKS: Final = {"id": "ID", "kind": "KIND", "target": "TARGET", "chooses": "CHOOSES",
                  "waiting": "WAITING", "done": "DONE", "failed": "FAILED"}
-_DEAD: Final = {"hook": "HOOK", "event": "EVENT", "type": "TYPE", "message_id": "MESSAGE",
-                "to_agent": "TO", "tries": "TRIES", "failed_at": "SINCE", "error": "WHY"}
+_DEAD: Final = {"event": "EVENT", "hook": "HOOK", "type": "TYPE", "error": "WHY"}
 
 
 @click.group()
@@ -142,8 +141,6 @@ def dead(context: click.Context, hook_: str | None, style: str) -> None:
     if not rows and style == "table":
         say("No dead letters.")
         return
-    if style == "table":
-        rows = [row | {"failed_at": row["failed_at"][:19].replace("T", " ")} for row in rows]
     show_rows(rows, _DEAD, style)
 
 
@@ -159,7 +156,7 @@ def retry(context: click.Context, event: str | None, hook_: str | None) -> None:
         retried = api.call("POST", "/api/v1/admin/work/retry",
                            json={"event": event, "hook": hook_ and _checked(hook_)})["retried"]
     Run(site.folder, "hook retry").log(f"{retried} dead letters")
-    say(f"{retried:,} dead letters are tried anew.")
+    say(f"Tried anew: {retried:,}")
 
 
 def _head(_: click.Context, __: click.Parameter, text: str | None) -> str | None:

@@ -133,8 +133,8 @@ def _work(api: Api) -> dict[str, Any]:
         return {}
     told = []
     if work["dead"]:
-        told.append(f"{work['dead']:,} dead letters: coordctl hook dead shows them, coordctl hook "
-                    "retry tries them anew")
+        told.append(f"{work['dead']:,} given up: coordctl hook dead shows why, coordctl hook retry "
+                    "tries anew")
     if work["hooks"] and (behind := work["lag"] + work["waiting"] + work["queued"]):
         told.append(f"{behind:,} events wait")
     if work["problem"]:

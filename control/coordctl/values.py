@@ -30,6 +30,8 @@ REPLICAS_PORT: Final = 6433
 PATRONI_PORT: Final = 8008
 ETCD_PORT: Final = 2379
 QUEUE_PORT: Final = 5671
+WORKER_CALLS: Final = 8
+"""Calls of hooks that one worker has under way."""
 DRAIN_S: Final = 5
 """Longer than nginx keeps an idle connection to a message server."""
 HTTPS_PORT: Final = 443
@@ -244,8 +246,11 @@ def _hooks(told: SiteFile) -> Values:
     return settings
 
 
-def _worker(*_: object) -> Values:
-    return {"worker_processes": 1}
+def _worker(told: SiteFile, *_: object) -> Values:
+    secrets = ["postgres-password", "queue-password"]
+    if told.smtp and told.smtp.password:
+        secrets.append("smtp-password")
+    return {"worker_credentials": secrets, "worker_concurrency": WORKER_CALLS}
 
 
 def _near(told: SiteFile, topology: Topology, machine: str) -> str:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from faults.clients import INBOXES, Connection, all_of
-from faults.twoservers import ANSWER_LIMIT_S, Load, Site, await_, gauge, site_of
+from faults.siteload import ANSWER_LIMIT_S, Load, await_
+from faults.twoservers import Site, gauge, site_of
 from support.redis import RedisServer
 from support.relay import Relay
 

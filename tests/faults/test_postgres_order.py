@@ -17,7 +17,8 @@ from coordd.engines.postgres.sending import SEND, Flush, Send
 from coordd.store import Draft
 from faults.clients import INBOXES
 from faults.history import Attempt, Place
-from faults.twoservers import Load, Site, await_, site_of
+from faults.siteload import Load, await_
+from faults.twoservers import Site, site_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -211,6 +211,19 @@ def _count(_: click.Context, _argument: click.Parameter, value: str) -> tuple[st
 
 @click.command()
 @site_option
+@click.option("--certificates", is_flag=True,
+              help="Make the certificates anew too: those of machines, and the balancer's.")
+@yes_option
+@click.pass_context
+def update(context: click.Context, *, certificates: bool, yes: bool) -> None:
+    """Bring what the machines run to its newest packages, one after the other."""
+    from coordctl import update as updating
+
+    updating.update(folder(context), certificates=certificates, yes=yes)
+
+
+@click.command()
+@site_option
 @click.argument("what", metavar="coordd=N", callback=_count)
 @yes_option
 @click.pass_context
@@ -233,4 +246,5 @@ def failover(context: click.Context, machine: str | None, *, yes: bool) -> None:
     database.failover(folder(context), machine, yes=yes)
 
 
-COMMANDS = (levels, init, plan, render, up, down, status, scale, failover, doctor)
+COMMANDS = (levels, init, plan, render, up, down, status, scale, update, failover,
+            doctor)

@@ -16,7 +16,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from coordctl import doctor, phases, process, render, site, stage, standing
+from coordctl import credentials, doctor, phases, process, render, site, stage, standing
 from coordctl.ansible.progress import Progress
 from coordctl.ansible.run import Event, Playbooks, run
 from coordctl.api import Api
@@ -32,8 +32,11 @@ from coordctl.state import Generation, Marks
 from coordctl.topology import Topology
 
 
-def up(folder: Path, port: int | None, *, yes: bool, resume: bool) -> None:
-    """Bring the site up; a repeat changes nothing. Raises CoordctlError."""
+def up(folder: Path, port: int | None, *, yes: bool, resume: bool, newest: bool = False,
+       certificates: bool = False) -> None:
+    """Bring the site up; a repeat changes nothing. `newest`: with the newest packages;
+    `certificates`: with new ones of the site's own authority. Raises CoordctlError.
+    """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with site.locked(folder, "up") as lock:
         if (folder / site.SITE_FILE).exists():
@@ -50,7 +53,9 @@ def up(folder: Path, port: int | None, *, yes: bool, resume: bool) -> None:
         if not here.is_local:
             _ask(here, staged, yes=yes)
             _examine(here, staged)
-        changed = _provision(here, staged, lock, resume=resume)
+        if certificates:
+            credentials.renew(here, staged.topology)
+        changed = _provision(here, staged, lock, resume=resume, newest=newest)
     with Api(here.url, here.token(), here.authority) as api:
         if why := api.ready():
             raise CoordctlError(f"it is not ready: {why}", mend="coordctl status")
@@ -124,11 +129,11 @@ def _examine(here: Site, staged: Stage) -> None:
             "mend those, then coordctl up")
 
 
-def _provision(here: Site, staged: Stage, lock: int, *, resume: bool) -> int:
+def _provision(here: Site, staged: Stage, lock: int, *, resume: bool, newest: bool) -> int:
     """Run the phases that do not hold; how many tasks changed something. Raises CoordctlError."""
     wanted = phases.hashes(staged.phases, staged.files, staged.variables)
     before = here.state.current
-    held = _held(here, wanted, resume=resume)
+    held = [] if newest else _held(here, wanted, resume=resume)
     if before is not None and before.complete and held == staged.phases:
         render.write(here.folder / "inventory", staged.files)
         note("Every phase holds.")
@@ -147,7 +152,7 @@ def _provision(here: Site, staged: Stage, lock: int, *, resume: bool) -> int:
                + (f", held {' '.join(held)}" if held else ""))
     progress = Progress(notes_console(), staged.phases, held)
     if held != staged.phases:
-        generation = _run(here, staged, generation, wanted, progress, record, lock)
+        generation = _run(here, staged, generation, wanted, progress, record, lock, newest=newest)
     here.state.update(replace(generation, complete=True))
     record.log(f"done, {progress.changed} changed")
     return progress.changed
@@ -165,7 +170,7 @@ def _held(here: Site, wanted: Mapping[str, str], *, resume: bool) -> list[str]:
 
 
 def _run(here: Site, staged: Stage, generation: Generation, wanted: Mapping[str, str],
-         progress: Progress, record: Run, lock: int) -> Generation:
+         progress: Progress, record: Run, lock: int, *, newest: bool) -> Generation:
     """Run Ansible; the generation with what was done, which is written after each phase."""
     log = here.folder / "runs" / record.id / "ansible.log"
     held = list(generation.phases)
@@ -192,7 +197,7 @@ def _run(here: Site, staged: Stage, generation: Generation, wanted: Mapping[str,
             code = run(Playbooks(
                 [phase for phase in staged.phases if phase not in held], here.folder / "inventory",
                 here.known_hosts, log, staged.variables, here.vault.key,
-                forks=max(5, len(staged.topology.roles)), keep=(lock,)), handle)
+                forks=max(5, len(staged.topology.roles)), keep=(lock,), newest=newest), handle)
     except KeyboardInterrupt:
         progress.interrupted()
         record.log("interrupted")

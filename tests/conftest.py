@@ -77,11 +77,10 @@ def organization(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Organizat
     try:
         lab("up", "--machines", str(MACHINES), "--yes")
         site = Organization(lab)
-        site("init", "--level", "organization")
         with (site.folder / "site.yml").open("a", encoding="utf-8") as file:
             file.write(_SIZES)
         began = time.monotonic()
-        assert "is at level organization" in site("up", "--yes").stdout
+        assert "is at level organization" in site("up", "--level", "organization", "--yes").stdout
         site.up_s = time.monotonic() - began
         yield site
     finally:

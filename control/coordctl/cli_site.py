@@ -144,14 +144,19 @@ def render(context: click.Context) -> None:
 @site_option
 @click.option("--port", type=click.IntRange(1, 65535),
               help="The port to listen on, for a site on this machine.  [8000]")
+@click.option("--level", type=click.Choice(_LEVELS),
+              help="The level of a site that stands nowhere yet.  [as site.yml says]")
+@click.option("--compact", is_flag=True,
+              help="On fewer machines than the level is meant for, for a site that stands nowhere.")
 @click.option("--resume", is_flag=True, help="Skip the phases that hold.")
 @yes_option
 @click.pass_context
-def up(context: click.Context, port: int | None, *, resume: bool, yes: bool) -> None:
+def up(context: click.Context, port: int | None, level: str | None, *, compact: bool, resume: bool,
+       yes: bool) -> None:
     """Bring the site to its level; make the site on first use."""
     from coordctl import provision
 
-    provision.up(folder(context), port, yes=yes, resume=resume)
+    provision.up(folder(context), port, yes=yes, resume=resume, level=level, compact=compact)
 
 
 @click.command()

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from coordctl import credentials, doctor, phases, process, render, site, stage, standing
@@ -27,15 +28,17 @@ from coordctl.profile import Profile
 from coordctl.runs import Run
 from coordctl.show import topology_lines
 from coordctl.site import Site
+from coordctl.site_file import set_scalar
 from coordctl.stage import Stage
 from coordctl.state import Generation, Marks
 from coordctl.topology import Topology
 
 
-def up(folder: Path, port: int | None, *, yes: bool, resume: bool, newest: bool = False,
-       certificates: bool = False) -> None:
-    """Bring the site up; a repeat changes nothing. `newest`: with the newest packages;
-    `certificates`: with new ones of the site's own authority. Raises CoordctlError.
+def up(folder: Path, port: int | None, *, yes: bool, resume: bool, level: str | None = None,
+       compact: bool = False, newest: bool = False, certificates: bool = False) -> None:
+    """Bring the site up; a repeat changes nothing. `level`, `compact`: of a site that stands
+    nowhere yet. `newest`: with the newest packages; `certificates`: with new ones of the site's own
+    authority. Raises CoordctlError.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with site.locked(folder, "up") as lock:
@@ -44,6 +47,7 @@ def up(folder: Path, port: int | None, *, yes: bool, resume: bool, newest: bool 
         else:
             here = site.make(folder, port=port)
             note(f"New site {here.folder}")
+        _choose(here, level, compact=compact)
         _check_level(here)
         running = _local_preflight(here, port) if here.is_local else None
         profile, topology = here.profile(), here.topology()
@@ -63,6 +67,26 @@ def up(folder: Path, port: int | None, *, yes: bool, resume: bool, newest: bool 
         _tell_local(here, running)
     else:
         _tell(here, changed)
+
+
+def _choose(here: Site, level: str | None, *, compact: bool) -> None:
+    """Write what is chosen on the way into site.yml. Raises CoordctlError."""
+    chosen: dict[str, str] = {} if level in (None, here.file.level) else {"level": str(level)}
+    if compact and not here.file.compact:
+        chosen["compact"] = "true"
+    if chosen and (standing := here.state.standing()) is not None:
+        raise CoordctlError(f"the site stands at level {standing.level} already: its messages are "
+                            "where they are", mend=f"coordctl plan --to {level or standing.level}")
+    before = (here.folder / site.SITE_FILE).read_text(encoding="utf-8")
+    for key, value in chosen.items():
+        here.change(partial(set_scalar, key=key, value=value))
+    try:
+        here.topology()
+    except CoordctlError:
+        here.change(lambda _: before)
+        raise
+    for key, value in chosen.items():
+        note(f"{key}: {value} → {here.folder / site.SITE_FILE}")
 
 
 def _check_level(here: Site) -> None:

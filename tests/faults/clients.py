@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from faults.history import History, Outcome
 
-INBOXES = ("bob", "carol", "dave")
 ANSWER_LIMIT_S = 60.0
 FINISH_LIMIT_S = 90.0
 STREAM_PATIENCE_S = 2.0
@@ -95,7 +94,7 @@ class Client(threading.Thread):
     """
 
     def __init__(self, address: Address, history: History, seed: int) -> None:
-        super().__init__(name=f"{type(self).__name__}-{seed}", daemon=True)
+        super().__init__(name=f"{type(self).__name__}-{history.name}{seed}", daemon=True)
         self.address = address
         self.history = history
         self.random = random.Random(seed)
@@ -200,8 +199,8 @@ class Sender(Client):
 
     def recipients(self) -> str | list[str]:
         if self.fan_out and self.random.random() < 0.2:
-            return self.random.sample(INBOXES, 2)
-        return self.random.choice(INBOXES)
+            return self.random.sample(self.history.inboxes, 2)
+        return self.random.choice(self.history.inboxes)
 
     def attempt(self, messages: list[dict[str, Any]], subjects: tuple[str, ...], key: str | None,
                 connection: Connection | None = None) -> Outcome:
@@ -290,14 +289,18 @@ class StreamFollower(Follower):
 
 
 class FeedFollower(Client):
-    """Reads the feed of changes from where it stands."""
+    """Reads the feed of changes, from `began` on."""
 
     def __init__(self, address: Address, history: History, seed: int, token: str) -> None:
         super().__init__(address, history, seed)
         self._token = token
-        self._cursor = 0
+        self._cursor = self.began = 0
         self.changes: list[Any] = []
         history.fed.append(self.changes)
+
+    def begin_at(self, cursor: int) -> None:
+        """Leave out what is there already."""
+        self._cursor = self.began = cursor
 
     def work(self) -> None:
         feed = self.read(f"/api/v1/admin/feed?after={self._cursor}&limit=300",
@@ -316,7 +319,7 @@ class Reader(Client):
         self.reads = 0
 
     def work(self) -> None:
-        to = self.random.choice(INBOXES)
+        to = self.random.choice(self.history.inboxes)
         answered = self.history.answered.get(to, 0)
         began = time.monotonic()
         limit = self.random.choice((1, 20, 100))
@@ -340,7 +343,7 @@ class Marker(Client):
 
     def work(self) -> None:
         time.sleep(0.005)
-        followed = self.history.followed[self.random.choice(INBOXES)]
+        followed = self.history.followed[self.random.choice(self.history.inboxes)]
         if not followed or not followed[0]:
             return
         # The newest ones too, which readers look at.

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+INBOXES = ("bob", "carol", "dave")
+
 Outcome = Literal["ok", "failed", "unknown"]
 
 
@@ -63,8 +65,12 @@ class Shown(NamedTuple):
 
 @dataclass
 class History:
-    """All attempts, all that followers were shown, all marks, in the order of the answers."""
+    """All attempts, all that followers were shown, all marks, in the order of the answers.
 
+    `name`: tells the histories of one store apart, in their inboxes, subjects and keys.
+    """
+
+    name: str = ""
     attempts: list[Attempt] = field(default_factory=list)
     followed: dict[str, list[list[Place]]] = field(default_factory=lambda: defaultdict(list))
     """For each inbox what each of its followers was shown."""
@@ -78,6 +84,11 @@ class History:
 
     answers: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     """When the clients of each kind were answered 200, by the monotonic clock."""
+
+    @property
+    def inboxes(self) -> tuple[str, ...]:
+        """The recipients of all messages."""
+        return tuple(f"{name}{self.name}" for name in INBOXES)
 
     def longest_gap_s(self, kind: str, since: float) -> float:
         """The longest time since then in which no client of that kind was answered."""

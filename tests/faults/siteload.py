@@ -7,7 +7,6 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from faults.clients import (
-    INBOXES,
     Address,
     Client,
     Connection,
@@ -49,10 +48,11 @@ class Servers(Protocol):
 class Load:
     """Clients of both servers."""
 
-    def __init__(self, site: Servers, seed: int, *, resume_limit_s: float = RESUME_LIMIT_S) -> None:
+    def __init__(self, site: Servers, seed: int, *, name: str = "",
+                 resume_limit_s: float = RESUME_LIMIT_S) -> None:
         self.site = site
         self.resume_limit_s = resume_limit_s
-        self.history = history = History()
+        self.history = history = History(name)
         self.random = random.Random(seed)
         a, b = site.addresses
         # Several at each, so that requests with keys and without share flushes.
@@ -64,7 +64,7 @@ class Load:
         ways = [(Follower, StreamFollower), (StreamFollower, Follower), (Follower, StreamFollower)]
         self.followers: list[Follower] = [
             kind(address, history, number, to)
-            for number, (to, kinds) in enumerate(zip(INBOXES, ways, strict=True))
+            for number, (to, kinds) in enumerate(zip(history.inboxes, ways, strict=True))
             for address, kind in zip((a, b), kinds, strict=True)]
         self.feeder = FeedFollower(b, history, 20, site.admin_token)
         self.readers = [Reader(a, history, 30), Reader(b, history, 31)]
@@ -78,6 +78,8 @@ class Load:
 
     def start(self) -> None:
         """Begin, until every client has been answered."""
+        a, _ = self.site.addresses
+        self.feeder.begin_at(end_of_feed(a, self.site.admin_token))
         for client in self.clients:
             client.start()
         self.resumed()
@@ -110,7 +112,7 @@ class Load:
             client.finish()
         await_(lambda: self.site.busy == 0, self.failed)
         _, b = self.site.addresses
-        inboxes = {to: all_of(b, to, shown) for to in INBOXES}
+        inboxes = {to: all_of(b, to, shown) for to in self.history.inboxes}
         for follower in self.followers:
             last = len(inboxes[follower.to])
             await_(lambda follower=follower, last=last: follower.after >= last,  # type: ignore[misc]
@@ -127,9 +129,9 @@ class Load:
     def judge(self) -> list[str]:
         """What is wrong with what is there now."""
         _, b = self.site.addresses
-        inboxes = {to: all_of(b, to, shown) for to in INBOXES}
-        return [*problems(self.history, inboxes, late=True),
-                *feed_problems(self.history, whole_feed(b, self.site.admin_token))]
+        inboxes = {to: all_of(b, to, shown) for to in self.history.inboxes}
+        feed = whole_feed(b, self.site.admin_token, self.feeder.began)
+        return [*problems(self.history, inboxes, late=True), *feed_problems(self.history, feed)]
 
     def abandon(self) -> None:
         """Tell all to end."""
@@ -137,19 +139,32 @@ class Load:
             client.stopping.set()
 
 
-def whole_feed(address: Address, token: str) -> list[Any]:
-    """All changes of a store."""
+def whole_feed(address: Address, token: str, after: int = 0) -> list[Any]:
+    """All changes of a store after that place."""
     connection = Connection(address)
     changes: list[Any] = []
-    cursor, last = 0, 1
+    cursor, last = after, after + 1
     while cursor < last:
-        status, feed = connection.ask("GET", f"/api/v1/admin/feed?after={cursor}&limit=5000",
-                                      Authorization=f"Bearer {token}")
-        assert status == 200, feed
+        feed = _feed(connection, token, cursor)
         changes += feed["changes"]
         cursor, last = feed["cursor"], feed["last"]
     connection.close()
     return changes
+
+
+def end_of_feed(address: Address, token: str) -> int:
+    """The place of the newest change of a store."""
+    connection = Connection(address)
+    last: int = _feed(connection, token, 0, limit=1)["last"]
+    connection.close()
+    return last
+
+
+def _feed(connection: Connection, token: str, after: int, limit: int = 5000) -> Any:
+    status, feed = connection.ask("GET", f"/api/v1/admin/feed?after={after}&limit={limit}",
+                                  Authorization=f"Bearer {token}")
+    assert status == 200, feed
+    return feed
 
 
 def await_(so: Callable[[], bool], otherwise: Callable[[], str],

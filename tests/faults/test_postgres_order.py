@@ -15,8 +15,7 @@ import pytest
 from coordd.engines.postgres import arrays
 from coordd.engines.postgres.sending import SEND, Flush, Send
 from coordd.store import Draft
-from faults.clients import INBOXES
-from faults.history import Attempt, Place
+from faults.history import INBOXES, Attempt, Place
 from faults.siteload import Load, await_, whole_feed
 from faults.twoservers import ADMIN, Site, site_of
 

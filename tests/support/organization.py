@@ -95,10 +95,10 @@ class Organization(Team):
             rows = [line.split("\t") for line in said.splitlines()[1:]]
             return sorted((row[3], row[4]) for row in rows) == [
                 ("Leader", "running"), ("Sync Standby", "streaming")]
-        await_(so, limit_s)
+        until(so, limit_s)
 
 
-def await_(so: Callable[[], bool], limit_s: float) -> None:
+def until(so: Callable[[], bool], limit_s: float) -> None:
     """Wait until it is so, and no exception comes in between. Raises AssertionError."""
     deadline = time.monotonic() + limit_s
     while True:

@@ -70,7 +70,6 @@ class History:
     `name`: tells the histories of one store apart, in their inboxes, subjects and keys.
     """
 
-    name: str = ""
     attempts: list[Attempt] = field(default_factory=list)
     followed: dict[str, list[list[Place]]] = field(default_factory=lambda: defaultdict(list))
     """For each inbox what each of its followers was shown."""
@@ -84,6 +83,7 @@ class History:
 
     answers: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     """When the clients of each kind were answered 200, by the monotonic clock."""
+    name: str = ""
 
     @property
     def inboxes(self) -> tuple[str, ...]:

@@ -52,7 +52,7 @@ class Load:
                  resume_limit_s: float = RESUME_LIMIT_S) -> None:
         self.site = site
         self.resume_limit_s = resume_limit_s
-        self.history = history = History(name)
+        self.history = history = History(name=name)
         self.random = random.Random(seed)
         a, b = site.addresses
         # Several at each, so that requests with keys and without share flushes.

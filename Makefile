@@ -104,5 +104,5 @@ UV := .cache/lock/bin/uv pip compile -q --universal --python-version 3.11 --gene
 lock: .cache/lock/bin/uv
 	@mkdir -p lock
 	$(UV) --extra dev -o lock/dev.txt pyproject.toml
-	$(UV) --extra server -c lock/dev.txt -o lock/server.txt pyproject.toml
-	printf 'hatchling\neditables\n' | $(UV) --extra server --extra control -c lock/dev.txt -o lock/run.txt pyproject.toml -
+	$(UV) --extra server --extra work -c lock/dev.txt -o lock/server.txt pyproject.toml
+	printf 'hatchling\neditables\n' | $(UV) --extra server --extra work --extra control -c lock/dev.txt -o lock/run.txt pyproject.toml -

@@ -46,8 +46,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _needs_the_machine(item: pytest.Item) -> bool:
     callspec = getattr(item, "callspec", None)
-    engine = callspec.params.get("new_harness", "") if callspec else ""
-    return "database_machine" in getattr(item, "fixturenames", ()) or engine.startswith("postgres")
+    params = callspec.params if callspec else {}
+    return ("database_machine" in getattr(item, "fixturenames", ())
+            or str(params.get("new_harness", "")).startswith("postgres")
+            or params.get("stores") == "postgres")
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from coordctl import provision, site
+from coordctl import provision, remote, site
 from coordctl.errors import CoordctlError
-from coordctl.output import note
+from coordctl.output import confirm, note, waiting
+from coordctl.site import Site
 
 
 def update(folder: Path, *, certificates: bool, yes: bool) -> None:
@@ -20,4 +21,17 @@ def update(folder: Path, *, certificates: bool, yes: bool) -> None:
     note("What the machines run is brought to Debian's newest, "
          + ("and certificates are made anew, " if certificates else "")
          + "a database's replicas before its leader")
-    provision.up(here.folder, None, yes=yes, resume=False, newest=True, certificates=certificates)
+    confirm("Update these machines?", yes=yes)
+    _ask_the_archive(here)
+    provision.up(here.folder, None, yes=True, resume=False, newest=True, certificates=certificates)
+
+
+def _ask_the_archive(here: Site) -> None:
+    """Have each machine know what is new. Raises CoordctlError."""
+    with waiting("Asking the machines' archives what is new …"):
+        answers = remote.run(here, dict.fromkeys(here.topology().roles, (
+            "DEBIAN_FRONTEND=noninteractive apt-get update -q", ())))
+    for machine, answer in answers.items():
+        if answer.code != 0:
+            raise CoordctlError(f"{machine}: its archive does not answer: {answer.error[-300:]}",
+                                mend=f"ssh {here.address(machine)} apt-get update")

@@ -175,11 +175,11 @@ def down(context: click.Context) -> None:
 @FormatOption
 @click.pass_context
 def status(context: click.Context, style: str, *, watch: bool) -> None:
-    """Show how the site fares. Exit code 0: its server is ready."""
+    """Show how the site fares, what is wrong and what mends it. Exit code 0: it is ready."""
     from coordctl import site_status
 
     if watch:
-        site_status.watch(folder(context))
+        site_status.watch(folder(context), style)
     elif not site_status.status(folder(context), style):
         context.exit(1)
 

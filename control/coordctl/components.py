@@ -49,7 +49,7 @@ COMPONENTS: Final = (
     Component("redis", "inbox cache", lambda stack: stack.cache != "in-process",
               (Port(6379, ("coordd", "redis")),)),
     Component("rabbitmq", "work queue", lambda stack: stack.queue == "rabbitmq",
-              (Port(5672, ("coordd", "worker")), Port(25672, ("rabbitmq",)),
+              (Port(5671, ("coordd", "worker")), Port(25672, ("rabbitmq",)),
                Port(4369, ("rabbitmq",)))),
     Component("coordd", "message server", lambda _: True, (Port(8000, ("nginx", "prometheus")),)),
     Component("worker", "background work", lambda stack: stack.queue == "rabbitmq"),

@@ -169,7 +169,7 @@ def test_nothing_is_wrong() -> None:
      "app1: its message server cannot store a message: no database",
      "ssh app1 journalctl -u coordd -n 30"),
     ({"queue": site()["queue"] | {"dead": 2}}, "2 pieces of background work were given up",
-     "coordctl work dead"),
+     "coordctl hook dead"),
     ({"queue": site()["queue"] | {"lag": 5000}}, "background work is 5,000 pieces behind",
      "coordctl status --watch"),
     ({"backup": site()["backup"] | {"at": None, "age_s": None}}, "there is no backup yet",

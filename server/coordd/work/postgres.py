@@ -70,11 +70,12 @@ WITH moved AS (
      AND position = %(old)s
   RETURNING 1
 ), stored AS (
-  INSERT INTO coordd.work_tasks (hook, event, occurrence, state, error)
+  INSERT INTO coordd.work_tasks (hook, event, occurrence, state, at, error)
   SELECT hook.id, given.event, given.occurrence, CASE given.dead WHEN '' THEN 0 ELSE 2 END,
-         given.dead
+         statement_timestamp() + given.nth * interval '1 microsecond', given.dead
     FROM moved, unnest(%(hooks)s::text[], %(events)s::text[], %(occurrences)s::text[],
-                       %(deads)s::text[]) AS given (hook, event, occurrence, dead)
+                       %(deads)s::text[])
+                WITH ORDINALITY AS given (hook, event, occurrence, dead, nth)
     JOIN coordd.work_hooks AS hook ON hook.id = given.hook
   ON CONFLICT DO NOTHING)
 SELECT count(*) FROM moved"""
@@ -86,7 +87,7 @@ SELECT count(*) FROM (
   SELECT 1 FROM coordd.work_hooks CROSS JOIN LATERAL (
     SELECT 1 FROM coordd.work_tasks WHERE hook = id AND state = 0 AND at <= clock_timestamp()
      LIMIT CASE WHEN failures > 0 THEN 1 ELSE %(limit)s END) AS task
-   WHERE {_OPEN} LIMIT %(limit)s) AS some"""
+   WHERE {_OPEN} LIMIT %(limit)s) AS found"""
 _HAND_OUT: Final[LiteralString] = f"""
 WITH picked AS (
   SELECT task.* FROM coordd.work_hooks CROSS JOIN LATERAL (

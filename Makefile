@@ -5,9 +5,12 @@ PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
 PORT ?=
 MACHINES ?= 1
 ENGINE ?= files
+MINUTES ?= 30
+SEED ?=
 BIN := .venv/bin
 
-.PHONY: up down lab test test-here test-machines test-database check lint unit bench lock
+.PHONY: up down lab test test-here test-machines test-database test-organization faults check lint \
+  unit bench lock
 
 # Machines on this computer, and a site that knows them: make lab MACHINES=6
 lab: .venv/.run
@@ -33,7 +36,7 @@ test: .venv/.dev
 # What needs no machine but this one, and what provisions others. On two cores both are done in less
 # time than one after the other.
 test-here: .venv/.dev
-	$(BIN)/pytest -q -m "not database" --ignore=tests/lab/test_team.py --ignore=tests/lab/test_team_faults.py --ignore=tests/roles
+	$(BIN)/pytest -q -m "not database and not organization" --ignore=tests/lab/test_team.py --ignore=tests/lab/test_team_faults.py --ignore=tests/roles
 
 test-machines: .venv/.dev
 	$(BIN)/pytest -q tests/roles tests/lab/test_team.py tests/lab/test_team_faults.py
@@ -42,6 +45,14 @@ test-machines: .venv/.dev
 # Engine postgres alone: conformance, faults, plans, on one machine with Postgres and pgbouncer.
 test-database: .venv/.dev
 	$(BIN)/pytest -q -m database
+
+# Level organization, whole, on seven machines: used, scaled, failed over, and three minutes of faults.
+test-organization: .venv/.dev
+	$(BIN)/pytest -q -s -m organization tests/lab tests/faults
+
+# Machines and parts of an organization broken under load for MINUTES: make faults MINUTES=30 SEED=7
+faults: .venv/.dev
+	$(BIN)/pytest -q -s tests/faults/test_stack.py --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) --timeout 0
 
 check: .venv/.dev
 	@$(MAKE) --no-print-directory -j2 lint unit

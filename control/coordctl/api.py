@@ -33,14 +33,20 @@ class Unreachable(CoordctlError):  # noqa: N818
 
 
 class Api:
-    """Calls with the operator's token; those that may be sent twice are, when an answer is lost."""
+    """Calls with the operator's token; those that may be sent twice are, when an answer is lost.
 
-    def __init__(self, url: str, token: str, authority: Path | None = None) -> None:
+    `timeout_s`: for an answer; `tries`: how often a call is sent at most.
+    """
+
+    def __init__(self, url: str, token: str, authority: Path | None = None, *,
+                 timeout_s: float = TIMEOUT_S, tries: int = TRIES) -> None:
         # The site's server is named by the site: a proxy of the environment is not for it.
         self._http = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"},
-                                  timeout=httpx.Timeout(TIMEOUT_S, connect=5.0), trust_env=False,
+                                  timeout=httpx.Timeout(timeout_s, connect=min(5.0, timeout_s)),
+                                  trust_env=False,
                                   verify=_trusting(authority))
         self.url = url
+        self._tries = tries
 
     def __enter__(self) -> Self:
         return self
@@ -59,8 +65,9 @@ class Api:
         return _problem(answer).args[0]  # type: ignore[no-any-return]
 
     def call(self, method: str, path: str, *, params: dict[str, Any] | None = None,
-             content: bytes | None = None, json: Any = None, tries: int = TRIES) -> Any:
+             content: bytes | None = None, json: Any = None, tries: int | None = None) -> Any:
         """The JSON that answers. Raises Refused, Unreachable."""
+        tries = tries or self._tries
         for attempt in range(1, tries + 1):
             try:
                 answer = self._http.request(
@@ -100,9 +107,14 @@ class Api:
         stats: dict[str, Any] = self.call("GET", "/api/v1/stats")
         return stats
 
-    def work(self) -> dict[str, Any]:
-        """The work behind sends: docs/api.md."""
-        work: dict[str, Any] = self.call("GET", "/api/v1/admin/work", tries=1)
+    def work(self) -> dict[str, Any] | None:
+        """The work behind sends, as docs/api.md has it; None where the server has none."""
+        try:
+            work: dict[str, Any] = self.call("GET", "/api/v1/admin/work", tries=1)
+        except Refused as error:
+            if error.status == 404:
+                return None
+            raise
         return work
 
     def feed(self) -> Iterator[tuple[dict[str, Any], int]]:

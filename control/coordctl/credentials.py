@@ -58,6 +58,16 @@ def prepare(site: Site, topology: Topology) -> list[str]:
     return made
 
 
+def renew(site: Site, topology: Topology) -> list[str]:
+    """New certificates for all machines and for agents, of the same authority; one that site.yml
+    names stays. What was made, in words. Raises CoordctlError, OSError.
+    """
+    site.vault.write(SECRETS_FILE, {
+        name: value for name, value in site.vault.read(SECRETS_FILE).items()
+        if not name.startswith(("vault_certificate_", "vault_key_", "vault_tls_"))})
+    return prepare(site, topology)
+
+
 def names_of(site: Site, topology: Topology) -> list[str]:
     """The names under which agents may reach the site: its domain first."""
     names = [site.file.domain] if site.file.domain else []

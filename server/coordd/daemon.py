@@ -34,7 +34,7 @@ class Daemon:
         self.work = Work(settings, store, server)
         metrics = Metrics()
         mailbox = Mailbox(store, self.hub)
-        system = System(Readiness(store))
+        self._system = system = System(Readiness(store))
         routes = (
             *Messages(self.auth, Sending(store, metrics), mailbox).routes(),
             *Lists(self.auth, store, mailbox).routes(),
@@ -49,6 +49,7 @@ class Daemon:
                                    self._gauges, self._counters)
 
     def _gauges(self) -> Iterable[tuple[str, str, float]]:
+        yield "coordd_ready", "Whether a message could be stored just now.", self._system.is_ready
         yield "coordd_streams", "Event streams that are open.", self.hub.streams
         yield "coordd_inbox_waiters", "Long-polls and streams that wait.", self.hub.subscriptions
         waiting = getattr(self.store, "waiting", None)

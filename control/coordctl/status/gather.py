@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from coordctl import process, remote
-from coordctl.api import Api
+from coordctl.api import NO_ANSWER, Api
 from coordctl.errors import CoordctlError
 from coordctl.profile import Profile
 from coordctl.site import Site
@@ -84,6 +84,8 @@ def _called(here: Site) -> dict[str, Any]:
     with Api(here.url, here.token(), here.authority, timeout_s=CALL_S, tries=1) as api:
         why = api.ready()
         answers |= {"ready": not why, "not_ready": why or None}
+        if why.startswith(NO_ANSWER):
+            return answers
         try:
             stats = api.stats()
             answers |= {"messages": stats["messages"], "unread": stats["unread"],

@@ -116,8 +116,8 @@ def _behind(facts: Facts, login: Callable[[str], str]) -> Iterator[Problem]:
     """What is not in the way of a send."""
     if (queue := facts["queue"]) is not None:
         if queue["dead"]:
-            yield Problem(f"{queue['dead']} pieces of background work were given up",
-                          "coordctl work dead", None, ("WorkDead",))
+            yield Problem(f"{queue['dead']:,} dead letters: hooks were told in vain",
+                          "coordctl hook dead", None, ("WorkDead",))
         if max(queue["lag"], queue["waiting"]) > WORK_MAX:
             yield Problem(f"background work is {max(queue['lag'], queue['waiting']):,} pieces "
                           "behind", "coordctl status --watch", None, ("WorkLags",))

@@ -28,8 +28,9 @@ down: .venv/.run
 
 test: .venv/.dev
 	@command -v ab >/dev/null && command -v redis-server >/dev/null && test -x /usr/sbin/logrotate && \
+	  test -x /usr/lib/rabbitmq/bin/rabbitmq-server && \
 	  test -n "$(wildcard /usr/lib/*/faketime/libfaketime.so.1)" || \
-	  { $(call install,apache2-utils libfaketime logrotate redis-server); }
+	  { $(call install,apache2-utils libfaketime logrotate rabbitmq-server redis-server); }
 	@$(MAKE) --no-print-directory -j2 test-here test-machines
 
 # What needs no machine but this one, and what provisions others. On two cores both are done in less

@@ -81,7 +81,7 @@ class Api:
                 wait_s = 0.2 * attempt
             else:
                 if answer.is_success:
-                    return answer.json()
+                    return answer.json() if answer.content else None
                 problem = _problem(answer)
                 if answer.status_code not in (429, 503) or attempt == tries:
                     raise problem
@@ -111,7 +111,7 @@ class Api:
     def work(self) -> dict[str, Any] | None:
         """The work behind sends, as docs/api.md has it; None where the server has none."""
         try:
-            work: dict[str, Any] = self.call("GET", "/api/v1/admin/work")
+            work: dict[str, Any] = self.call("GET", "/api/v1/admin/work", tries=1)
         except Refused as error:
             if error.status == 404:
                 return None

@@ -49,6 +49,8 @@ def prepare(site: Site, topology: Topology) -> list[str]:
             if topology.bearers(role) and name not in wanted:
                 wanted[name] = secrets.token_urlsafe(32)
                 made.append(what)
+    if site.file.smtp is not None and site.file.smtp.password is not None:
+        wanted["vault_smtp_password"] = _password(site, site.file.smtp.password)
     if topology.bearers("nginx"):
         made += _certificate(site, topology, wanted)
     made += _machines_certificates(site, topology, wanted)
@@ -124,6 +126,20 @@ def _authority(site: Site) -> tuple[pki.Pair, list[str]]:
     if not shown.exists() or shown.read_text(encoding="ascii") != authority.certificate:
         write_file(shown, authority.certificate)
     return authority, made
+
+
+def _password(site: Site, name: str) -> str:
+    file = site.folder / name
+    try:
+        text = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CoordctlError(f"{site.folder / 'site.yml'}: smtp.password is {name!r}, which can't "
+                            f"be read ({getattr(error, 'strerror', None) or 'it is no text'})",
+                            mend=f"ls -l {file}") from None
+    if not text:
+        raise CoordctlError(f"{site.folder / 'site.yml'}: smtp.password is {name!r}, which is "
+                            "empty", mend=f"ls -l {file}")
+    return text
 
 
 def _given(site: Site, key: str, name: str) -> str:

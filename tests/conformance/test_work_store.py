@@ -120,7 +120,7 @@ async def test_the_same_event_is_one_task_and_a_removed_hook_has_none(work: Work
     await advance(work, task("e1"), task("e2"), task("e3", "gone"))
     assert await events(work) == ["e1", "e2"]
     assert await work.remove_hook("h1")
-    assert await work.task(TaskId("h1", "e1")) is None
+    assert await work.begin(TaskId("h1", "e1"), 0.0) is None
     assert (await work.totals()).queued == 0
 
 
@@ -131,14 +131,33 @@ async def test_a_task_is_handed_out_once_and_gone_when_done(work: WorkStore) -> 
     assert await events(work, 1) == ["e1"]
     assert await events(work) == ["e2"]
     assert await events(work) == []
-    found = await work.task(TaskId("h1", "e1"))
+    found = await work.begin(TaskId("h1", "e1"), 0.0)
     assert found is not None
     assert (found.hook.secret, found.occurrence.id, found.tries) == ("s", "e1", 0)
     await work.done([TaskId("h1", "e1")])
     await work.done([TaskId("h1", "e1")])
-    assert await work.task(TaskId("h1", "e1")) is None
+    assert await work.begin(TaskId("h1", "e1"), 0.0) is None
     totals = await work.totals()
     assert (totals.waiting, totals.queued, totals.dead, totals.done) == (0, 1, 0, 1)
+
+
+async def test_a_task_that_is_begun_is_nobody_elses_for_a_while(work: WorkStore) -> None:
+    await work.add_hook(hook())
+    await advance(work, task("e1"))
+    [found] = await work.hand_out(10, LEASE_S)
+    begun = [await work.begin(found, LEASE_S) for _ in range(2)]
+    assert [each and each.busy for each in begun] == [False, True]
+    await work.put_back([found])
+    again = await work.begin(found, 0.0)
+    assert again
+    assert not again.busy
+    again = await work.begin(found, LEASE_S)  # its time was over
+    assert again
+    assert not again.busy
+    await work.failed(found, "refused", seen=0, wait_s=0.0, rest_s=0.0)
+    again = await work.begin(found, LEASE_S)
+    assert again
+    assert not again.busy
 
 
 async def test_what_is_put_back_is_due_again(work: WorkStore) -> None:
@@ -151,7 +170,7 @@ async def test_what_is_put_back_is_due_again(work: WorkStore) -> None:
     await work.hand_out(10, 0.0)
     await asyncio.sleep(0.01)
     assert await work.put_back_lost() == 2
-    found = await work.task(TaskId("h1", "e1"))
+    found = await work.begin(TaskId("h1", "e1"), 0.0)
     assert found is not None
     assert found.tries == 1
     await work.put_back(await work.hand_out(10, LEASE_S), DEATH_S)
@@ -164,7 +183,7 @@ async def test_a_failed_task_comes_again_when_it_is_due(work: WorkStore) -> None
     for tries in (1, 2):
         assert await events(work) == ["e1"]
         await work.failed(TaskId("h1", "e1"), "refused", seen=tries - 1, wait_s=0.0, rest_s=0.0)
-        found = await work.task(TaskId("h1", "e1"))
+        found = await work.begin(TaskId("h1", "e1"), 0.0)
         assert found is not None
         assert (found.tries, found.hook.failures) == (tries, tries)
         await asyncio.sleep(0.01)
@@ -214,7 +233,7 @@ async def test_dead_letters_are_listed_and_tried_anew(work: WorkStore) -> None:
         ("h1", "e1", 1, "refused"), ("h1", "e2", 1, "refused"), ("h2", "e3", 0, "too many")]
     assert dead[0].failed_at.endswith("Z")
     assert [d.event for d in await work.dead(10, "h2")] == ["e3"]
-    assert await work.task(TaskId("h1", "e1")) is None
+    assert await work.begin(TaskId("h1", "e1"), 0.0) is None
     assert await events(work) == []
     assert await work.retry("h1", "e2") == 1
     assert await work.retry("h2") == 1

@@ -122,8 +122,8 @@ class RabbitQueue:
         return await self._do(count)
 
     def _send(self, producer: Producer, name: str, arguments: list[str], **options: Any) -> None:
-        self._app.send_task(name, arguments, producer=producer, retry=False,
-                            confirm_timeout=CONFIRM_S, **options)
+        self._app.send_task(name, arguments, producer=producer, exchange=QUEUE, routing_key=QUEUE,
+                            retry=False, confirm_timeout=CONFIRM_S, **options)
 
     async def _do(self, work: Callable[[Producer], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._tried, work)
@@ -135,7 +135,7 @@ class RabbitQueue:
             return work(self._reached())
         except Exception as error:
             self._hang_up()
-            if kept:
+            if kept and not isinstance(error.__cause__ or error, TimeoutError):
                 return self._tried(work)
             raise QueueError(f"{self._place}: {type(error).__name__}: "
                              f"{' '.join(str(error).split())}") from error
@@ -153,4 +153,4 @@ class RabbitQueue:
         connection, self._connection, self._producer = self._connection, None, None
         if connection is not None:
             with suppress(Exception):
-                connection.close()
+                connection.collect()  # no farewell, which a server that hangs would not answer

@@ -15,6 +15,9 @@ from coordd.work.store import WorkStore
 from coordd.work.webhook import CallError
 
 RESTING_DELAY_S: Final = 1.0
+BUSY_S: Final = 5.0
+"""How much longer than its call may take a task is left to who has begun it."""
+BUSY_LOOK_S: Final = 0.5
 log = logging.getLogger("coordd.work")
 
 
@@ -33,7 +36,11 @@ class Calls:
         """Do the task unless it is done already; whether it has succeeded, so that `done` may be
         told of it. Every other end is in the store already. Raises StoreError.
         """
-        task = await self._store.task(id_)
+        task = await self._store.begin(id_, self._timeout_s + BUSY_S)
+        while task is not None and task.busy:
+            # It came twice; or whoever had begun it has died, and it is ours in a moment.
+            await asyncio.sleep(BUSY_LOOK_S)
+            task = await self._store.begin(id_, self._timeout_s + BUSY_S)
         if task is None:
             return False
         hook = task.hook

@@ -36,6 +36,12 @@ STEP_S: Final = 1.0
 PAGE: Final = 200
 REST: Final = 4.0
 """How many times as long as a piece of work took it rests, while messages come in."""
+FOLD_REST: Final = 2.5
+"""As many times longer the ledger rests, for which nobody waits."""
+BUSY_ROOM: Final = 25
+"""Calls that this process makes in a round, while messages come in."""
+HANDED_MAX: Final = 100
+"""Tasks handed out at a time."""
 BUSY: Final = 20
 """New positions since the round before from which on messages are said to come in."""
 READY_MAX: Final = 1000
@@ -153,8 +159,8 @@ class Dispatcher:
         rest = REST if self._last - before >= BUSY else 0.0
         if await self._store.ready() < READY_MAX:
             await self._advance(rest)
-        await self._hand_out()
-        await self._fold(rest)
+        await self._hand_out(busy=rest > 0)
+        await self._fold(rest * FOLD_REST)
 
     async def _lead(self) -> bool:
         """Whether the lease is ours for some seconds more."""
@@ -219,8 +225,10 @@ class Dispatcher:
                     hook.waiting += not full
         return tasks
 
-    async def _hand_out(self) -> None:
+    async def _hand_out(self, *, busy: bool) -> None:
         """What is due goes to the queue, which is kept short: the store has the rest."""
+        room = min(self._queue.room, BUSY_ROOM) if busy and not self._queue.outside \
+            else self._queue.room
         totals = await self._store.totals()
         if totals.queued and (not self._queue.outside or await self._queue.depth() == 0):
             lost = await self._store.put_back_lost()
@@ -229,8 +237,9 @@ class Dispatcher:
                             "again", lost)
         if not totals.waiting:
             return
-        while (room := self._queue.room - totals.queued) > 0:
-            tasks = await self._store.hand_out(room, self._queue.lease_s)
+        until_s = time.monotonic() + STEP_S
+        while (left := room - totals.queued) > 0 and time.monotonic() < until_s:
+            tasks = await self._store.hand_out(min(left, HANDED_MAX), self._queue.lease_s)
             if not tasks:
                 return
             try:
@@ -238,6 +247,8 @@ class Dispatcher:
             except QueueError:
                 await self._store.put_back(tasks)
                 raise
+            if busy:
+                return
             totals = await self._store.totals()
 
     async def _fold(self, rest: float) -> None:

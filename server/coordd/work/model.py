@@ -83,11 +83,12 @@ class NewTask(NamedTuple):
 
 
 class Task(NamedTuple):
-    """A task as a worker finds it."""
+    """A task as a worker finds it. `busy`: another one has begun it, and may be at it still."""
 
     hook: Hook
     occurrence: Occurrence
     tries: int
+    busy: bool
 
 
 class DeadTask(msgspec.Struct):

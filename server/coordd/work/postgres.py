@@ -70,11 +70,12 @@ WITH moved AS (
      AND position = %(old)s
   RETURNING 1
 ), stored AS (
-  INSERT INTO coordd.work_tasks (hook, event, occurrence, state, error)
+  INSERT INTO coordd.work_tasks (hook, event, occurrence, state, at, error)
   SELECT hook.id, given.event, given.occurrence, CASE given.dead WHEN '' THEN 0 ELSE 2 END,
-         given.dead
+         statement_timestamp() + given.nth * interval '1 microsecond', given.dead
     FROM moved, unnest(%(hooks)s::text[], %(events)s::text[], %(occurrences)s::text[],
-                       %(deads)s::text[]) AS given (hook, event, occurrence, dead)
+                       %(deads)s::text[])
+                WITH ORDINALITY AS given (hook, event, occurrence, dead, nth)
     JOIN coordd.work_hooks AS hook ON hook.id = given.hook
   ON CONFLICT DO NOTHING)
 SELECT count(*) FROM moved"""
@@ -86,7 +87,7 @@ SELECT count(*) FROM (
   SELECT 1 FROM coordd.work_hooks CROSS JOIN LATERAL (
     SELECT 1 FROM coordd.work_tasks WHERE hook = id AND state = 0 AND at <= clock_timestamp()
      LIMIT CASE WHEN failures > 0 THEN 1 ELSE %(limit)s END) AS task
-   WHERE {_OPEN} LIMIT %(limit)s) AS some"""
+   WHERE {_OPEN} LIMIT %(limit)s) AS found"""
 _HAND_OUT: Final[LiteralString] = f"""
 WITH picked AS (
   SELECT task.* FROM coordd.work_hooks CROSS JOIN LATERAL (
@@ -102,15 +103,20 @@ _GIVEN: Final[LiteralString] = """
 FROM unnest(%(hooks)s::text[], %(events)s::text[]) AS given (hook, event)"""
 _PUT_BACK: Final[LiteralString] = f"""
 UPDATE coordd.work_tasks AS task
-   SET state = 0, at = clock_timestamp() + make_interval(secs => %(delay)s) {_GIVEN}
+   SET state = 0, busy = NULL, at = clock_timestamp() + make_interval(secs => %(delay)s) {_GIVEN}
  WHERE task.hook = given.hook AND task.event = given.event AND task.state = 1"""
 _PUT_BACK_LOST: Final[LiteralString] = """
-UPDATE coordd.work_tasks SET state = 0, tries = tries + %(counted)s, at = clock_timestamp(),
+UPDATE coordd.work_tasks SET
+       state = 0, busy = NULL, tries = tries + %(counted)s, at = clock_timestamp(),
        error = CASE WHEN error = '' THEN 'no worker has finished it' ELSE error END
  WHERE state = 1 AND (%(all)s OR at <= clock_timestamp()) RETURNING 1"""
 
-_TASK: Final[LiteralString] = f"""
-SELECT task.occurrence, task.tries, {_HOOK}, 0
+_BEGIN: Final[LiteralString] = f"""
+WITH mine AS (
+  UPDATE coordd.work_tasks SET busy = clock_timestamp() + make_interval(secs => %(busy)s)
+   WHERE hook = %(hook)s AND event = %(event)s AND state < 2
+     AND (busy IS NULL OR busy <= clock_timestamp()) RETURNING 1)
+SELECT task.occurrence, task.tries, NOT EXISTS (SELECT FROM mine), {_HOOK}, 0
   FROM coordd.work_tasks AS task JOIN coordd.work_hooks AS hook ON hook.id = task.hook
  WHERE task.hook = %(hook)s AND task.event = %(event)s AND task.state < 2"""
 _DONE: Final[LiteralString] = f"""
@@ -124,7 +130,8 @@ _FAILED: Final[LiteralString] = """
 WITH tried AS (
   UPDATE coordd.work_tasks SET
     state = CASE WHEN %(wait)s::float8 IS NULL THEN 2 ELSE 0 END, tries = tries + 1,
-    at = clock_timestamp() + make_interval(secs => coalesce(%(wait)s::float8, 0)), error = %(error)s
+    busy = NULL, at = clock_timestamp() + make_interval(secs => coalesce(%(wait)s::float8, 0)),
+    error = %(error)s
    WHERE hook = %(hook)s AND event = %(event)s AND state < 2 RETURNING 1)
 UPDATE coordd.work_hooks SET failed = failed + 1,
   rest_until = CASE WHEN failures = %(seen)s
@@ -136,7 +143,7 @@ SELECT hook, event, occurrence, tries, error, coordd.time_text(at) FROM coordd.w
  WHERE state = 2 AND (%(hook)s::text IS NULL OR hook = %(hook)s) ORDER BY at LIMIT %(limit)s"""
 _RETRY: Final[LiteralString] = """
 WITH anew AS (
-  UPDATE coordd.work_tasks SET state = 0, tries = 0, at = clock_timestamp()
+  UPDATE coordd.work_tasks SET state = 0, tries = 0, busy = NULL, at = clock_timestamp()
    WHERE state = 2 AND (%(hook)s::text IS NULL OR hook = %(hook)s)
      AND (%(event)s::text IS NULL OR event = %(event)s) RETURNING hook
 ), rested AS (
@@ -257,12 +264,12 @@ class PostgresWork:
     async def put_back_lost(self, *, all_: bool = False) -> int:
         return len(await self._write(_PUT_BACK_LOST, all=all_, counted=0 if all_ else 1))
 
-    async def task(self, task: TaskId) -> Task | None:
-        rows = await self._database.fetch(_TASK, task._asdict())
+    async def begin(self, task: TaskId, busy_s: float) -> Task | None:
+        rows = await self._write(_BEGIN, **task._asdict(), busy=busy_s)
         if not rows:
             return None
-        occurrence, tries, *hook = rows[0]
-        return Task(_hook(tuple(hook)), _decode(occurrence), tries)
+        occurrence, tries, busy, *hook = rows[0]
+        return Task(_hook(tuple(hook)), _decode(occurrence), tries, busy)
 
     async def done(self, tasks: Sequence[TaskId]) -> None:
         await self._write(_DONE, **_columns(tasks))

@@ -83,6 +83,8 @@ class FilesWork:
     def __init__(self, folder: Path, messages: Messages) -> None:
         self._file = folder / NAME
         self._messages = messages
+        self._busy: dict[TaskId, float] = {}
+        """Tasks that are begun, until when they are left to who did."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="work.db")
 
     async def open(self) -> None:
@@ -229,11 +231,18 @@ class FilesWork:
 
     async def put_back(self, tasks: Sequence[TaskId], delay_s: float = 0.0) -> None:
         at = time.time() + delay_s
+        self._let_go(tasks)
         await self._whole(lambda db: db.executemany(
             "UPDATE tasks SET state = 0, at = ? WHERE hook = ? AND event = ? AND state = 1",
             [(at, *task) for task in tasks]))
 
+    def _let_go(self, tasks: Sequence[TaskId]) -> None:
+        for task in tasks:
+            self._busy.pop(task, None)
+
     async def put_back_lost(self, *, all_: bool = False) -> int:
+        if all_:
+            self._busy.clear()
         return len(await self._fetch(
             "UPDATE tasks SET state = 0, tries = tries + :counted, at = :now, error = CASE error "
             "WHEN '' THEN 'no worker has finished it' ELSE error END "
@@ -242,15 +251,21 @@ class FilesWork:
 
     # Tasks.
 
-    async def task(self, task: TaskId) -> Task | None:
+    async def begin(self, task: TaskId, busy_s: float) -> Task | None:
+        # No other process can have begun it, so nothing of that need be synced.
+        now = time.time()
+        mine = now >= self._busy.get(task, 0)
+        if mine:
+            self._busy[task] = now + busy_s
         rows = await self._fetch(
             f"SELECT occurrence, tries, {_HOOK}, 0 FROM tasks JOIN hooks AS hook "
             "ON hook.id = tasks.hook WHERE tasks.hook = :hook AND event = :event AND state < 2",
             **task._asdict())
         if not rows:
+            self._busy.pop(task, None)
             return None
         occurrence, tries, *hook = rows[0]
-        return Task(_hook(tuple(hook)), _decode(occurrence), tries)
+        return Task(_hook(tuple(hook)), _decode(occurrence), tries, not mine)
 
     async def done(self, tasks: Sequence[TaskId]) -> None:
         def work(db: sqlite3.Connection) -> None:
@@ -261,6 +276,7 @@ class FilesWork:
                                "WHERE id = ?", (task.hook,))
 
         await self._whole(work)
+        self._let_go(tasks)
 
     async def failed(self, task: TaskId, error: str, *, seen: int, wait_s: float | None,
                      rest_s: float) -> None:
@@ -277,6 +293,7 @@ class FilesWork:
                        "WHERE id = ? AND failures = ?", (now + rest_s, task.hook, seen))
 
         await self._whole(work)
+        self._let_go([task])
 
     async def dead(self, limit: int, hook: str | None = None) -> list[DeadTask]:
         rows = await self._fetch(

@@ -84,8 +84,10 @@ class WorkStore(Protocol):
 
     # Tasks.
 
-    async def task(self, task: TaskId) -> Task | None:
-        """The task; None where it is done, dead, or its hook removed."""
+    async def begin(self, task: TaskId, busy_s: float) -> Task | None:
+        """The task, which is nobody else's for so long then, unless it is `busy` already. None
+        where it is done, dead, or its hook removed.
+        """
 
     async def done(self, tasks: Sequence[TaskId]) -> None:
         """They have succeeded: their rows go."""

@@ -33,7 +33,7 @@ CREATE TABLE coordd.work_hooks (
 ) WITH (fillfactor = 50);
 
 -- What a hook is still to be told. occurrence: JSON. state: 0 waits, is due at `at`; 1 queued, taken
--- for lost at `at`; 2 dead since `at`.
+-- for lost at `at`; 2 dead since `at`. busy: until when it is left to the worker that has begun it.
 CREATE TABLE coordd.work_tasks (
   hook text COLLATE "C" NOT NULL REFERENCES coordd.work_hooks ON DELETE CASCADE,
   event text COLLATE "C" NOT NULL,
@@ -41,6 +41,7 @@ CREATE TABLE coordd.work_tasks (
   state smallint NOT NULL DEFAULT 0,
   tries integer NOT NULL DEFAULT 0,
   at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  busy timestamptz,
   error text NOT NULL DEFAULT '',
   PRIMARY KEY (hook, event)
 );

@@ -103,6 +103,9 @@ def _called(here: Site) -> dict[str, Any]:
 def _remote(here: Site, facts: dict[str, Any], sample_s: float) -> None:
     topology, profile = here.topology(), here.profile()
     asked = {machine: _asked(here, topology, machine, sample_s) for machine in topology.roles}
+    if profile.stack.backup == "nightly":
+        for machine in topology.bearers("backup"):
+            asked[machine]["units"].append("coordd-backup.timer")
     with ThreadPoolExecutor(1) as pool:
         calls = pool.submit(_called, here)
         answers = remote.run(here, {machine: (_script(), [json.dumps(parts)])

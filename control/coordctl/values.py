@@ -21,6 +21,7 @@ from coordctl.credentials import (
 from coordctl.profile import Profile
 from coordctl.site_file import SiteFile
 from coordctl.topology import LOCAL, Topology
+from coordctl.values_monitoring import exporters, prometheus, watched
 
 COORDD_PORT: Final = 8000
 REDIS_PORT: Final = 6379
@@ -67,6 +68,9 @@ def values_of(told: SiteFile, profile: Profile, topology: Topology, controller: 
         "machine": _machine, "etcd": _etcd, "postgres": _postgres, "pgbouncer": _pgbouncer,
         "haproxy": _haproxy, "coordd": _coordd, "redis": _redis, "nginx": _nginx,
         "logrotate": _logrotate, "backup": _backup, "worker": _worker,
+        "exporters": lambda _, __, where, ___: exporters(where) | _tls("exporters"),
+        "prometheus": lambda file, level, where, _: (
+            prometheus(file, level, where) | _tls("prometheus")),
     }
     for role, values in group_values.items():
         if topology.bearers(role):
@@ -75,7 +79,7 @@ def values_of(told: SiteFile, profile: Profile, topology: Topology, controller: 
     for machine in topology.bearers("machine"):
         files[f"host_vars/{machine}.yml"] = ("host_vars/machine.yml.j2", {
             "machine_ssh_port": told.machines[machine].port,
-            **_certificate(topology, machine),
+            **_certificate(topology, machine), "machine_watched": watched(topology, machine),
             "machine_firewall_rules": [
                 {"port": rule.port, "name": rule.role,
                  "from": [_address(told, source) for source in rule.sources]}
@@ -264,7 +268,9 @@ def _redis(_: SiteFile, profile: Profile, topology: Topology, __: Controller) ->
             "redis_port": REDIS_PORT, "redis_user": "coordd",
             "redis_maxmemory_mb": profile.sizes.cache_memory_mb,
             "redis_maxmemory_policy": "allkeys-lru",
-            "redis_password": "{{ vault_redis_password }}"}
+            "redis_password": "{{ vault_redis_password }}",
+            "redis_monitor_password": ("{{ vault_redis_monitor_password }}"
+                                       if topology.bearers("exporters") else "")}
 
 
 def _nginx(told: SiteFile, _: Profile, topology: Topology, __: Controller) -> Values:

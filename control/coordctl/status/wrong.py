@@ -11,6 +11,9 @@ LAG_BYTES_MAX: Final = 64 * 1024 * 1024
 BACKUP_HOURS_MAX: Final = 26
 WORK_MAX: Final = 1000
 
+NOT_REACHED: Final = "not reached"
+"""Of a machine: told once, not for each thing that it was asked for."""
+
 Facts = Mapping[str, Any]
 
 
@@ -42,10 +45,12 @@ def _site(facts: Facts) -> Iterator[Problem]:
     if facts["unfinished"]:
         yield Problem(f"the run {facts['unfinished']} has not ended well", "coordctl up --resume")
     if not facts["ready"]:
-        down = [machine for machine in facts["machines"] or () if machine["state"] != "up"]
+        starts = not facts["machines"] or (
+            any(machine["down"] for machine in facts["machines"])
+            and not any(machine["error"] for machine in facts["machines"]))
         yield Problem(f"no message can be stored: {facts['not_ready'] or 'the reason is not told'}",
-                      "coordctl up --yes" if down or not facts["machines"] else "coordctl doctor",
-                      None, ("MessageServerNotReady",))
+                      "coordctl up --yes" if starts else "coordctl doctor", None,
+                      ("MessageServerNotReady",))
 
 
 def _machines(facts: Facts, login: Callable[[str], str]) -> Iterator[Problem]:
@@ -116,7 +121,7 @@ def _behind(facts: Facts, login: Callable[[str], str]) -> Iterator[Problem]:
     """What is not in the way of a send."""
     if (queue := facts["queue"]) is not None:
         if queue["dead"]:
-            yield Problem(f"{queue['dead']} pieces of background work were given up",
+            yield Problem(f"{queue['dead']:,} dead letters: hooks were told in vain",
                           "coordctl hook dead", None, ("WorkDead",))
         if max(queue["lag"], queue["waiting"]) > WORK_MAX:
             yield Problem(f"background work is {max(queue['lag'], queue['waiting']):,} pieces "
@@ -128,10 +133,10 @@ def _behind(facts: Facts, login: Callable[[str], str]) -> Iterator[Problem]:
         shell = login(backup["machine"])
         mend = (f"{shell} systemctl start coordd-backup" if backup["wanted"] == "nightly" else
                 f"{shell} journalctl -u '*backup*' -u 'pgbackrest*' -n 30")
-        if backup["at"] is None:
+        if backup["at"] is None and backup["error"] != NOT_REACHED:
             yield Problem("there is no backup yet" if not backup["error"] else
                           f"whether there is a backup is not known: {backup['error']}",
                           mend, None, ("BackupTooOld",))
-        elif backup["age_s"] > BACKUP_HOURS_MAX * 3600:
+        elif (backup["age_s"] or 0) > BACKUP_HOURS_MAX * 3600:
             yield Problem(f"the newest backup is {backup['age_s'] / 3600:.0f} hours old", mend,
                           None, ("BackupTooOld",))

@@ -36,6 +36,10 @@ def _failover(stack: Stack) -> bool:
     return _database(stack) and stack.store_nodes > 1
 
 
+def _monitored(stack: Stack) -> bool:
+    return stack.monitoring == "prometheus"
+
+
 COMPONENTS: Final = (
     Component("machine", "users, time, journal, firewall", lambda _: True),
     Component("etcd", "who leads the database", _database,
@@ -51,15 +55,15 @@ COMPONENTS: Final = (
     Component("rabbitmq", "work queue", lambda stack: stack.queue == "rabbitmq",
               (Port(5671, ("coordd", "worker")), Port(15692, ("prometheus",)),
                Port(25672, ("rabbitmq",)), Port(4369, ("rabbitmq",)))),
-    Component("coordd", "message server", lambda _: True, (Port(8000, ("nginx", "prometheus")),)),
+    Component("coordd", "message server", lambda _: True, (Port(8000, ("nginx",)),)),
     Component("worker", "background work", lambda stack: stack.queue == "rabbitmq"),
     Component("nginx", "TLS, load balancer", lambda stack: stack.load_balancers > 0,
               (Port(443, (ANYONE,)),)),
     Component("keepalived", "one virtual address", lambda stack: stack.load_balancers > 1),
     Component("logrotate", "log rotation", lambda stack: stack.log_rotation == "logrotate"),
     Component("backup", "backups", lambda stack: stack.backup != "none"),
-    Component("prometheus", "monitoring, alerts", lambda stack: stack.monitoring == "prometheus",
-              (Port(9090, ("prometheus",)),)),
+    Component("exporters", "what is measured", _monitored, (Port(9999, ("prometheus",)),)),
+    Component("prometheus", "monitoring, alerts", _monitored),
 )
 """In the order in which they are set up: each needs only those before it."""
 

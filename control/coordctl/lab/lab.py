@@ -153,11 +153,14 @@ def break_one(folder: Path, given: str | None, kind: str, name: str) -> None:
     say(f"{name} {said}.")
 
 
-def partition(folder: Path, given: str | None, name: str, other: str) -> None:
-    """Cut two machines off from each other. Raises CoordctlError."""
+def partition(folder: Path, given: str | None, name: str, other: str, *, one_way: bool) -> None:
+    """Cut two machines off from each other, or what one sends from the other. Raises
+    CoordctlError.
+    """
     with _breaking(folder, given, f"partition {name} {other}") as lab:
-        faults.partition(one(lab, name), one(lab, other))
-    say(f"{name} and {other} are cut off from each other: coordctl lab fault heal ends it.")
+        faults.partition(one(lab, name), one(lab, other), one_way=one_way)
+    say((f"Nothing that {name} sends reaches {other}" if one_way else
+         f"{name} and {other} are cut off from each other") + ": coordctl lab fault heal ends it.")
 
 
 def slow(folder: Path, given: str | None, name: str, rate_kbytes: int) -> None:

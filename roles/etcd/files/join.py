@@ -1,0 +1,71 @@
+"""join.py NAME PEER_URL: a member without data comes to the cluster that the others are.
+
+The others' addresses are on stdin, one a line. Where none of them answers there is no cluster yet,
+and nothing is done. Else the cluster is told of the member, what it knew of an older one of that
+name or place is forgotten, and the member is started; `joined` is printed then.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+TLS = "/etc/etcd/coordctl.pem"
+CA = "/etc/etcd/coordctl-ca.pem"
+JOINED = Path("/etc/etcd/coordctl-joined.env")
+DATA = Path("/var/lib/etcd/coordctl")
+
+
+def etcdctl(endpoints: str, *words: str) -> dict[str, Any]:
+    """What etcdctl answers. Raises CalledProcessError."""
+    done = subprocess.run(
+        ["etcdctl", f"--endpoints={endpoints}", f"--cacert={CA}", f"--cert={TLS}", f"--key={TLS}",
+         "--dial-timeout=2s", "--command-timeout=5s", "--write-out=json", *words],
+        capture_output=True, text=True, check=True)
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def answering(others: list[str]) -> str | None:
+    """One of the others that knows the cluster's members."""
+    for other in others:
+        try:
+            etcdctl(other, "member", "list")
+        except subprocess.CalledProcessError:
+            continue
+        return other
+    return None
+
+
+def join(name: str, peer: str, other: str) -> None:
+    """Tell the cluster of this member, and start it. Raises CalledProcessError."""
+    for member in etcdctl(other, "member", "list")["members"]:
+        if peer in member["peerURLs"] or member.get("name") == name:
+            etcdctl(other, "member", "remove", f"{member['ID']:x}")
+    members = etcdctl(other, "member", "add", name, f"--peer-urls={peer}")["members"]
+    cluster = ",".join(f"{member.get('name') or name}={url}"
+                       for member in members for url in member["peerURLs"])
+    JOINED.write_text(f"ETCD_INITIAL_CLUSTER_STATE=existing\nETCD_INITIAL_CLUSTER={cluster}\n",
+                      encoding="ascii")
+    for command in (["daemon-reload"], ["stop", "etcd"], ["start", "etcd"]):
+        subprocess.run(["systemctl", *command], check=True)
+    print("joined", cluster)
+
+
+def main(name: str, peer: str) -> None:
+    """See the module."""
+    JOINED.unlink(missing_ok=True)
+    other = answering(sys.stdin.read().split())
+    if other is None:
+        return
+    try:
+        join(name, peer, other)
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"{error.cmd[0]} {' '.join(error.cmd[-3:])}: {error.stderr or error.returncode}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -67,6 +67,15 @@ COMPONENTS: Final = (
 )
 """In the order in which they are set up: each needs only those before it."""
 
+UNITS: Final = {
+    "machine": "coordctl-firewall.service", "etcd": "etcd.service", "postgres": "patroni.service",
+    "pgbouncer": "pgbouncer.service", "haproxy": "haproxy.service",
+    "redis": "redis-server.service", "rabbitmq": "rabbitmq-server.service",
+    "coordd": "coordd.service", "worker": "coordd-worker.service", "nginx": "nginx.service",
+    "logrotate": "logrotate.timer", "exporters": "prometheus-exporter-exporter.service",
+    "prometheus": "prometheus.service"}
+"""Role → its unit of systemd, active wherever it stands. Its ports are that unit's."""
+
 BY_ROLE: Final = {component.role: component for component in COMPONENTS}
 
 

@@ -295,7 +295,9 @@ def _nginx(told: SiteFile, _: Profile, topology: Topology, __: Controller) -> Va
 def _logrotate(_: SiteFile, profile: Profile, topology: Topology, controller: Controller) -> Values:
     local = LOCAL in topology.roles
     data = str(controller.folder / "data") if local else DATA
-    return {"logrotate_coordd_log": f"{data}/events.log",
+    # A database keeps the events itself; what else has a log comes with a rotation of its own.
+    files = profile.stack.store == "files"
+    return {"logrotate_coordd_log": f"{data}/events.log" if files else "",
             "logrotate_keep": profile.sizes.events_log_days,
             "logrotate_config_file": (str(controller.folder / "logrotate.conf") if local
                                       else "/etc/logrotate.d/coordd"),

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from coordctl import process, remote
 from coordctl.api import NO_ANSWER, Api
+from coordctl.components import UNITS
 from coordctl.errors import CoordctlError
 from coordctl.profile import Profile
 from coordctl.site import Site
@@ -26,14 +27,6 @@ CONNECT_S: Final = 3
 ROUND_S: Final = 9.0
 CALL_S: Final = 4.0
 PROMETHEUS: Final = "http://127.0.0.1:9090"
-UNITS: Final = {
-    "machine": "coordctl-firewall.service", "etcd": "etcd.service", "postgres": "patroni.service",
-    "pgbouncer": "pgbouncer.service", "haproxy": "haproxy.service",
-    "redis": "redis-server.service", "rabbitmq": "rabbitmq-server.service",
-    "coordd": "coordd.service", "worker": "coordd-worker.service", "nginx": "nginx.service",
-    "logrotate": "logrotate.timer", "exporters": "prometheus-exporter-exporter.service",
-    "prometheus": "prometheus.service"}
-"""Role → the unit that must be active."""
 
 Parts = Mapping[str, Mapping[str, Any]]
 """What one machine told: see look.py. Empty: it was not reached."""

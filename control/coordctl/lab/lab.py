@@ -53,6 +53,7 @@ def up(folder: Path, count: int, level: str, given: str | None, *, yes: bool) ->
         run.log(asked or f"{lab}: nothing to change")
         if build:
             image.ensure()
+        host.make_room()
         subnet = network.ensure(lab, str(folder))
         faults.forget_gone()
         key = site_file.ensure_key(folder)

@@ -31,6 +31,7 @@ REPLICAS_PORT: Final = 6433
 PATRONI_PORT: Final = 8008
 ETCD_PORT: Final = 2379
 QUEUE_PORT: Final = 5671
+QUEUE_MONITOR_PORT: Final = 15692
 WORKER_CALLS: Final = 8
 """Calls of hooks that one worker has under way."""
 DRAIN_S: Final = 5
@@ -66,8 +67,8 @@ def values_of(told: SiteFile, profile: Profile, topology: Topology, controller: 
     }
     group_values: dict[str, Callable[[SiteFile, Profile, Topology, Controller], Values]] = {
         "machine": _machine, "etcd": _etcd, "postgres": _postgres, "pgbouncer": _pgbouncer,
-        "haproxy": _haproxy, "coordd": _coordd, "redis": _redis, "nginx": _nginx,
-        "logrotate": _logrotate, "backup": _backup, "worker": _worker,
+        "haproxy": _haproxy, "coordd": _coordd, "redis": _redis, "rabbitmq": _rabbitmq,
+        "nginx": _nginx, "logrotate": _logrotate, "backup": _backup, "worker": _worker,
         "exporters": lambda _, __, where, ___: exporters(where) | _tls("exporters"),
         "prometheus": lambda file, level, where, _: (
             prometheus(file, level, where) | _tls("prometheus")),
@@ -273,6 +274,14 @@ def _redis(_: SiteFile, profile: Profile, topology: Topology, __: Controller) ->
                                        if topology.bearers("exporters") else "")}
 
 
+def _rabbitmq(told: SiteFile, _: Profile, topology: Topology, __: Controller) -> Values:
+    return {"rabbitmq_members": _members(told, topology, "rabbitmq"),
+            "rabbitmq_name": "{{ inventory_hostname }}", "rabbitmq_address": "{{ ansible_host }}",
+            "rabbitmq_port": QUEUE_PORT, "rabbitmq_monitor_port": QUEUE_MONITOR_PORT,
+            "rabbitmq_user": "coordd", "rabbitmq_password": "{{ vault_rabbitmq_password }}",
+            "rabbitmq_cookie": "{{ vault_rabbitmq_cookie }}", **_tls("rabbitmq")}
+
+
 def _nginx(told: SiteFile, _: Profile, topology: Topology, __: Controller) -> Values:
     beside = set(topology.bearers("nginx")) == set(topology.bearers("coordd"))
     servers = ["127.0.0.1"] if beside else [
@@ -286,7 +295,9 @@ def _nginx(told: SiteFile, _: Profile, topology: Topology, __: Controller) -> Va
 def _logrotate(_: SiteFile, profile: Profile, topology: Topology, controller: Controller) -> Values:
     local = LOCAL in topology.roles
     data = str(controller.folder / "data") if local else DATA
-    return {"logrotate_coordd_log": f"{data}/events.log",
+    # A database keeps the events itself; what else has a log comes with a rotation of its own.
+    files = profile.stack.store == "files"
+    return {"logrotate_coordd_log": f"{data}/events.log" if files else "",
             "logrotate_keep": profile.sizes.events_log_days,
             "logrotate_config_file": (str(controller.folder / "logrotate.conf") if local
                                       else "/etc/logrotate.d/coordd"),

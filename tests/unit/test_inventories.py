@@ -37,7 +37,8 @@ def test_a_secret_is_named_and_never_there(level: str) -> None:
     for name, text in rendered(level).items():
         for line in text.splitlines():
             key, _, value = line.strip().partition(": ")
-            if any(word in key for word in ("token", "password", "_key")) and "ssh" not in key:
+            secret = any(word in key for word in ("token", "password", "cookie", "_key"))
+            if secret and "ssh" not in key:
                 assert re.fullmatch(SECRET, value), f"{name}: {line}"
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import re
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
@@ -31,6 +33,8 @@ HOOKS_MAX: Final = 100
 TARGET_MAX: Final = 2048
 LINKS_MAX: Final = 10_000
 SECRET_BYTES: Final = 32
+DEPTH_S: Final = 2.0
+"""How long RabbitMQ has to tell how much it holds."""
 _ADDRESS: Final = re.compile(r"[^@\s<>,;:\"()\[\]\\]{1,64}@[A-Za-z0-9.-]{1,253}\Z")
 _EVENT: Final = re.compile(r"evt_[0-9a-f]{32}\Z")
 
@@ -224,13 +228,9 @@ class WorkCalls:
         self._auth.operator(request)
         totals = await self._store.totals()
         depth: int | None = None
-        if self._work.queue.outside:
-            try:
+        with suppress(QueueError, TimeoutError):
+            async with asyncio.timeout(DEPTH_S):
                 depth = await self._work.queue.depth()
-            except QueueError:
-                depth = None
-        else:
-            depth = await self._work.queue.depth()
         return msgspec.json.encode(WorkView(
             self._work.queue_name, depth, totals.dispatcher, self._work.dispatcher.problem,
             totals.hooks, totals.cursor, totals.last, totals.lag, totals.waiting, totals.queued,

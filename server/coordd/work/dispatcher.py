@@ -50,6 +50,8 @@ HOOK_WAITING_MAX: Final = 10_000
 TOO_MANY: Final = f"more than {HOOK_WAITING_MAX} events wait for this hook"
 PAUSE_S: Final = 2.0
 FOLD_EVERY_S: Final = 2.0
+FOLD_OUTSIDE_EVERY_S: Final = 6.0
+"""Longer than a worker is at it: two at once would do the same twice."""
 SKIP_EVERY_S: Final = 10.0
 """How often the cursor is moved where there is no hook: it is one more sync of the disk."""
 
@@ -253,7 +255,8 @@ class Dispatcher:
 
     async def _fold(self, rest: float) -> None:
         now_s = time.monotonic()
-        if not self.provenance or now_s - self._folded_s < FOLD_EVERY_S:
+        every_s = FOLD_OUTSIDE_EVERY_S if self._queue.outside else FOLD_EVERY_S
+        if not self.provenance or now_s - self._folded_s < every_s:
             return
         self._folded_s = now_s
         if not self._queue.outside:

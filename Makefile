@@ -5,9 +5,12 @@ PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
 PORT ?=
 MACHINES ?= 1
 ENGINE ?= files
+MINUTES ?= 30
+SEED ?=
 BIN := .venv/bin
 
-.PHONY: up down lab test test-here test-machines test-database check lint unit bench lock
+.PHONY: up down lab test test-here test-machines test-database test-organization faults check lint \
+  unit bench lock
 
 # Machines on this computer, and a site that knows them: make lab MACHINES=6
 lab: .venv/.run
@@ -25,14 +28,15 @@ down: .venv/.run
 
 test: .venv/.dev
 	@command -v ab >/dev/null && command -v redis-server >/dev/null && test -x /usr/sbin/logrotate && \
+	  test -x /usr/lib/rabbitmq/bin/rabbitmq-server && \
 	  test -n "$(wildcard /usr/lib/*/faketime/libfaketime.so.1)" || \
-	  { $(call install,apache2-utils libfaketime logrotate redis-server); }
+	  { $(call install,apache2-utils libfaketime logrotate rabbitmq-server redis-server); }
 	@$(MAKE) --no-print-directory -j2 test-here test-machines
 
 # What needs no machine but this one, and what provisions others. On two cores both are done in less
 # time than one after the other.
 test-here: .venv/.dev
-	$(BIN)/pytest -q -m "not database" --ignore=tests/lab/test_team.py --ignore=tests/lab/test_team_faults.py --ignore=tests/roles
+	$(BIN)/pytest -q -m "not database and not organization" --ignore=tests/lab/test_team.py --ignore=tests/lab/test_team_faults.py --ignore=tests/roles
 
 test-machines: .venv/.dev
 	$(BIN)/pytest -q tests/roles tests/lab/test_team.py tests/lab/test_team_faults.py
@@ -41,6 +45,14 @@ test-machines: .venv/.dev
 # Engine postgres alone: conformance, faults, plans, on one machine with Postgres and pgbouncer.
 test-database: .venv/.dev
 	$(BIN)/pytest -q -m database
+
+# Level organization, whole, on seven machines: used, scaled, failed over, and three minutes of faults.
+test-organization: .venv/.dev
+	$(BIN)/pytest -q -s -m organization tests/lab tests/faults
+
+# Machines and parts of an organization broken under load for MINUTES: make faults MINUTES=30 SEED=7
+faults: .venv/.dev
+	$(BIN)/pytest -q -s tests/faults/test_stack.py --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) --timeout 0
 
 check: .venv/.dev
 	@$(MAKE) --no-print-directory -j2 lint unit
@@ -93,5 +105,5 @@ UV := .cache/lock/bin/uv pip compile -q --universal --python-version 3.11 --gene
 lock: .cache/lock/bin/uv
 	@mkdir -p lock
 	$(UV) --extra dev -o lock/dev.txt pyproject.toml
-	$(UV) --extra server -c lock/dev.txt -o lock/server.txt pyproject.toml
-	printf 'hatchling\neditables\n' | $(UV) --extra server --extra control -c lock/dev.txt -o lock/run.txt pyproject.toml -
+	$(UV) --extra server --extra work -c lock/dev.txt -o lock/server.txt pyproject.toml
+	printf 'hatchling\neditables\n' | $(UV) --extra server --extra work --extra control -c lock/dev.txt -o lock/run.txt pyproject.toml -

@@ -26,6 +26,7 @@ from bench import report
 from bench.daemon import BenchError
 from bench.disk import MEMORY_FILE_SYSTEMS, file_system
 from bench.measures import MEASURES
+from bench.organization import MEASURES as ORGANIZATION_MEASURES
 from bench.postgres.measures import MEASURES as POSTGRES_MEASURES
 from bench.postgres.stand import FULL as POSTGRES_FULL
 from bench.postgres.stand import QUICK as POSTGRES_QUICK
@@ -37,14 +38,17 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 PUBLISHED = ROOT / "docs" / "bench"
 PUBLISHED_NAMES = {"files": {"tables.txt": "tables.txt", "plot.svg": "plot.svg"},
-                   "postgres": {"tables.txt": "postgres.txt", "plot.svg": "postgres.svg"}}
+                   "postgres": {"tables.txt": "postgres.txt", "plot.svg": "postgres.svg"},
+                   "organization": {"tables.txt": "organization.txt"}}
 """By engine: a run's files, and their names in the docs."""
-NAMES = {"files": list(MEASURES), "postgres": list(POSTGRES_MEASURES)}
+NAMES = {"files": list(MEASURES), "postgres": list(POSTGRES_MEASURES),
+         "organization": list(ORGANIZATION_MEASURES)}
 
 
 @click.command()
 @click.option("--engine", type=click.Choice(list(NAMES)), default="files", show_default=True,
-              help="The store behind coordd. postgres needs root and a machine of the lab.")
+              help="The store behind coordd, or the whole of level organization. postgres and "
+                   "organization need root, for machines of the lab.")
 @click.option("--quick", is_flag=True,
               help="About a minute, five more with the lab: 100,000 messages, short loads.")
 @click.option("--only", "only", multiple=True,
@@ -109,7 +113,8 @@ def _planned(engine: str, quick: bool, folder: Path, say: Callable[[str], None]
         return database, {name: partial(measure, database)
                           for name, measure in POSTGRES_MEASURES.items()}
     stand = Stand(folder, QUICK if quick else FULL, say)
-    return stand, {name: partial(measure, stand) for name, measure in MEASURES.items()}
+    chosen = ORGANIZATION_MEASURES if engine == "organization" else MEASURES
+    return stand, {name: partial(measure, stand) for name, measure in chosen.items()}
 
 
 def _busy() -> float:
@@ -141,8 +146,9 @@ def _write(results: Results, notes: Console, *, publish: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_bytes(msgspec.json.format(msgspec.json.encode(results)))
     (folder / "tables.txt").write_text(report.as_text(results), encoding="utf-8")
-    plot.draw(results, folder)
-    notes.print(f"written: {folder.relative_to(ROOT)}/: results.json tables.txt plot.svg plot.png")
+    drawn = [path.name for path in plot.draw(results, folder)]
+    notes.print(f"written: {folder.relative_to(ROOT)}/: "
+                + " ".join(["results.json", "tables.txt", *drawn]))
     if publish:
         PUBLISHED.mkdir(parents=True, exist_ok=True)
         for name, published in PUBLISHED_NAMES[results.engine].items():

@@ -84,13 +84,15 @@ class LabSite:
         """Run a command on m1: seconds, and what it printed."""
         return timed([*site_file.ssh(self.folder, self.addresses["m1"]), command], self.env)
 
-    def inside(self) -> list[str]:
-        """The argv that runs a program of this computer's in m1's network; the program follows."""
+    def inside(self, machine: str = "m1") -> list[str]:
+        """The argv that runs a program of this computer's in a machine's network; the program
+        follows.
+        """
         try:
-            container = lab.one(lab.name_of(self.folder), "m1").container
+            container = lab.one(lab.name_of(self.folder), machine).container
             pid = podman("inspect", "--format", "{{.State.Pid}}", container).strip()
         except CoordctlError as error:
-            raise BenchError(f"m1: {error}") from error
+            raise BenchError(f"{machine}: {error}") from error
         return ["nsenter", "--target", pid, "--net", "--"]
 
     def token(self) -> str:

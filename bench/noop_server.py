@@ -37,6 +37,7 @@ class NoStore:
     """The part of the store port that the bench's requests reach."""
 
     shared = False
+    position = 0
 
     async def open(self) -> None:
         """Make up a page and counts once, of the size that a full store's have."""
@@ -90,6 +91,8 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--settings", type=Path, required=True)
     wanted = settings.load(parser.parse_args().settings, os.environ)
+    assert wanted.data is not None
+    wanted.data.mkdir(parents=True, exist_ok=True)  # the work behind sends has a file there
     daemon = Daemon(wanted, cast("Store", NoStore()), "noop")
     with command._bound(wanted) as sock:
         uvloop.run(command._serve(wanted, daemon, sock))

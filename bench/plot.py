@@ -70,7 +70,9 @@ _LAYOUT: Final[dict[str, tuple[list[Any], float, tuple[int, ...]]]] = {
 
 
 def draw(results: Results, folder: Path) -> list[Path]:
-    """Write plot.svg and plot.png to `folder`; their paths."""
+    """Write plot.svg and plot.png to `folder`; their paths, none for what is not drawn."""
+    if results.engine not in _LAYOUT:
+        return []
     plt.rcParams.update({
         "font.size": 10, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": GRID,
         "xtick.color": INK, "ytick.color": INK, "axes.facecolor": PAPER,

@@ -38,7 +38,7 @@ SMALL = 10_000
 
 class Stand:
     """Starts each server once, when it is first asked for, and ends them all; the lab's machines
-    too. `team`: the site of a machine that stands at level team, once there is one.
+    too. `team`, `organization`: a site that stands at that level, once there is one.
     """
 
     def __init__(self, folder: Path, scale: Scale, say: Callable[[str], None]) -> None:
@@ -50,6 +50,7 @@ class Stand:
         self.sizes: list[Size] = []
         self.plans: dict[str, str] = {}
         self.team: LabSite | None = None
+        self.organization: LabSite | None = None
         self._servers: dict[str, Daemon] = {}
         self._sites: list[LabSite] = []
 

@@ -14,6 +14,7 @@ from coordctl.errors import CoordctlError
 
 TRIES: Final = 5
 TIMEOUT_S: Final = 60.0
+NO_ANSWER: Final = "no answer"
 FEED_PAGE: Final = 250
 """Changes a page of the feed: 16 MiB where every body is as large as a send may be."""
 
@@ -33,14 +34,20 @@ class Unreachable(CoordctlError):  # noqa: N818
 
 
 class Api:
-    """Calls with the operator's token; those that may be sent twice are, when an answer is lost."""
+    """Calls with the operator's token; those that may be sent twice are, when an answer is lost.
 
-    def __init__(self, url: str, token: str, authority: Path | None = None) -> None:
+    `timeout_s`: for an answer; `tries`: how often a call is sent at most.
+    """
+
+    def __init__(self, url: str, token: str, authority: Path | None = None, *,
+                 timeout_s: float = TIMEOUT_S, tries: int = TRIES) -> None:
         # The site's server is named by the site: a proxy of the environment is not for it.
         self._http = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"},
-                                  timeout=httpx.Timeout(TIMEOUT_S, connect=5.0), trust_env=False,
+                                  timeout=httpx.Timeout(timeout_s, connect=min(5.0, timeout_s)),
+                                  trust_env=False,
                                   verify=_trusting(authority))
         self.url = url
+        self._tries = tries
 
     def __enter__(self) -> Self:
         return self
@@ -53,14 +60,15 @@ class Api:
         try:
             answer = self._http.get("/ready")
         except httpx.TransportError as error:
-            return f"no answer ({error})"
+            return f"{NO_ANSWER} ({error})"
         if answer.status_code == 200:
             return ""
         return _problem(answer).args[0]  # type: ignore[no-any-return]
 
     def call(self, method: str, path: str, *, params: dict[str, Any] | None = None,
-             content: bytes | None = None, json: Any = None, tries: int = TRIES) -> Any:
+             content: bytes | None = None, json: Any = None, tries: int | None = None) -> Any:
         """The JSON that answers. Raises Refused, Unreachable."""
+        tries = tries or self._tries
         for attempt in range(1, tries + 1):
             try:
                 answer = self._http.request(
@@ -73,7 +81,7 @@ class Api:
                 wait_s = 0.2 * attempt
             else:
                 if answer.is_success:
-                    return answer.json()
+                    return answer.json() if answer.content else None
                 problem = _problem(answer)
                 if answer.status_code not in (429, 503) or attempt == tries:
                     raise problem
@@ -99,6 +107,16 @@ class Api:
         """`{messages, unread, events, agents, size_bytes}`."""
         stats: dict[str, Any] = self.call("GET", "/api/v1/stats")
         return stats
+
+    def work(self) -> dict[str, Any] | None:
+        """The work behind sends, as docs/api.md has it; None where the server has none."""
+        try:
+            work: dict[str, Any] = self.call("GET", "/api/v1/admin/work", tries=1)
+        except Refused as error:
+            if error.status == 404:
+                return None
+            raise
+        return work
 
     def feed(self) -> Iterator[tuple[dict[str, Any], int]]:
         """All changes, oldest first, each with the newest position there is, to its end."""

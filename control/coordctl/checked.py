@@ -85,7 +85,7 @@ def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
         field = model.model_fields.get(part)
         if field is not None:
             model = _model_in(field.annotation) or model
-    return list(model.model_fields)
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

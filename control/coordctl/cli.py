@@ -13,6 +13,7 @@ from coordctl.cli_lab import lab
 from coordctl.cli_messages import export, import_
 from coordctl.cli_options import site_option, with_site
 from coordctl.cli_site import COMMANDS
+from coordctl.cli_work import hook, verify
 from coordctl.errors import CoordctlError
 
 
@@ -44,6 +45,8 @@ cli.add_command(import_)
 cli.add_command(export)
 cli.add_command(agent)
 cli.add_command(lab)
+cli.add_command(hook)
+cli.add_command(verify)
 
 
 def main(arguments: list[str] | None = None) -> Any:

@@ -111,14 +111,16 @@ _on_one("free", "Give back the room that fill took.")
 @_name_option
 @click.argument("one", metavar="A")
 @click.argument("other", metavar="B")
+@click.option("--one-way", is_flag=True, help="Only what A sends to B.")
 @click.pass_context
-def partition(context: click.Context, lab_name: str | None, one: str, other: str) -> None:
+def partition(context: click.Context, lab_name: str | None, one: str, other: str, *,
+              one_way: bool) -> None:
     """Drop every packet between machines A and B, until heal."""
     from coordctl.lab import lab as labs
 
     if one == other:
         raise click.BadParameter(f"{one} can't be cut off from itself")
-    labs.partition(folder(context), lab_name, one, other)
+    labs.partition(folder(context), lab_name, one, other, one_way=one_way)
 
 
 @fault.command()

@@ -144,14 +144,19 @@ def render(context: click.Context) -> None:
 @site_option
 @click.option("--port", type=click.IntRange(1, 65535),
               help="The port to listen on, for a site on this machine.  [8000]")
+@click.option("--level", type=click.Choice(_LEVELS),
+              help="The level of a site that stands nowhere yet.  [as site.yml says]")
+@click.option("--compact", is_flag=True,
+              help="On fewer machines than the level is meant for, for a site that stands nowhere.")
 @click.option("--resume", is_flag=True, help="Skip the phases that hold.")
 @yes_option
 @click.pass_context
-def up(context: click.Context, port: int | None, *, resume: bool, yes: bool) -> None:
+def up(context: click.Context, port: int | None, level: str | None, *, compact: bool, resume: bool,
+       yes: bool) -> None:
     """Bring the site to its level; make the site on first use."""
     from coordctl import provision
 
-    provision.up(folder(context), port, yes=yes, resume=resume)
+    provision.up(folder(context), port, yes=yes, resume=resume, level=level, compact=compact)
 
 
 @click.command()
@@ -170,11 +175,11 @@ def down(context: click.Context) -> None:
 @FormatOption
 @click.pass_context
 def status(context: click.Context, style: str, *, watch: bool) -> None:
-    """Show how the site fares. Exit code 0: its server is ready."""
+    """Show how the site fares, what is wrong and what mends it. Exit code 0: it is ready."""
     from coordctl import site_status
 
     if watch:
-        site_status.watch(folder(context))
+        site_status.watch(folder(context), style)
     elif not site_status.status(folder(context), style):
         context.exit(1)
 
@@ -207,6 +212,19 @@ def _count(_: click.Context, _argument: click.Parameter, value: str) -> tuple[st
         raise click.BadParameter(f"{value!r} is not such as "
                                  + " or ".join(f"{name}=3" for name in CHOICES))
     return what, int(count)
+
+
+@click.command()
+@site_option
+@click.option("--certificates", is_flag=True,
+              help="Make the certificates anew too: those of machines, and the balancer's.")
+@yes_option
+@click.pass_context
+def update(context: click.Context, *, certificates: bool, yes: bool) -> None:
+    """Bring what the machines run to its newest packages, one after the other."""
+    from coordctl import update as updating
+
+    updating.update(folder(context), certificates=certificates, yes=yes)
 
 
 @click.command()
@@ -256,4 +274,5 @@ def restore(context: click.Context, moment: str, *, yes: bool) -> None:
     backups.restore(folder(context), moment, yes=yes)
 
 
-COMMANDS = (levels, init, plan, render, up, down, status, scale, failover, backup, restore, doctor)
+COMMANDS = (levels, init, plan, render, up, down, status, scale, update, failover, backup,
+            restore, doctor)

@@ -20,13 +20,17 @@ PASSWORDS: Final = {
                  "vault_postgres_pooler_password": "pooler's password",
                  "vault_postgres_rest_password": "password of Patroni's API"},
     "pgbouncer": {"vault_pgbouncer_stats_password": "pooler's statistics password"},
+    "rabbitmq": {"vault_rabbitmq_password": "work queue's password",
+                 "vault_rabbitmq_cookie": "work queue's cookie"},
+    "exporters": {"vault_redis_monitor_password": "password of the cache's exporter"},
 }
 """Role → its secrets and what they are called."""
 DATABASE_NAME: Final = "postgres"
 """The host name that the certificate of every database has: its clients reach it by way of others,
 at addresses that are not its own.
 """
-TLS_BETWEEN: Final = ("etcd", "postgres", "pgbackrest", "pgbouncer", "haproxy")
+TLS_BETWEEN: Final = ("etcd", "postgres", "pgbackrest", "pgbouncer", "haproxy", "rabbitmq",
+                      "prometheus")
 """The roles that speak TLS with other machines."""
 
 
@@ -48,12 +52,24 @@ def prepare(site: Site, topology: Topology) -> list[str]:
             if topology.bearers(role) and name not in wanted:
                 wanted[name] = secrets.token_urlsafe(32)
                 made.append(what)
+    if site.file.smtp is not None and site.file.smtp.password is not None:
+        wanted["vault_smtp_password"] = _password(site, site.file.smtp.password)
     if topology.bearers("nginx"):
         made += _certificate(site, topology, wanted)
     made += _machines_certificates(site, topology, wanted)
     if wanted != held:
         site.vault.write(SECRETS_FILE, wanted)
     return made
+
+
+def renew(site: Site, topology: Topology) -> list[str]:
+    """New certificates for all machines and for agents, of the same authority; one that site.yml
+    names stays. What was made, in words. Raises CoordctlError, OSError.
+    """
+    site.vault.write(SECRETS_FILE, {
+        name: value for name, value in site.vault.read(SECRETS_FILE).items()
+        if not name.startswith(("vault_certificate_", "vault_key_", "vault_tls_"))})
+    return prepare(site, topology)
 
 
 def names_of(site: Site, topology: Topology) -> list[str]:
@@ -113,6 +129,20 @@ def _authority(site: Site) -> tuple[pki.Pair, list[str]]:
     if not shown.exists() or shown.read_text(encoding="ascii") != authority.certificate:
         write_file(shown, authority.certificate)
     return authority, made
+
+
+def _password(site: Site, name: str) -> str:
+    file = site.folder / name
+    try:
+        text = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CoordctlError(f"{site.folder / 'site.yml'}: smtp.password is {name!r}, which can't "
+                            f"be read ({getattr(error, 'strerror', None) or 'it is no text'})",
+                            mend=f"ls -l {file}") from None
+    if not text:
+        raise CoordctlError(f"{site.folder / 'site.yml'}: smtp.password is {name!r}, which is "
+                            "empty", mend=f"ls -l {file}")
+    return text
 
 
 def _given(site: Site, key: str, name: str) -> str:

@@ -9,12 +9,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Final
 
 from coordctl import kit
 from coordctl.errors import CoordctlError
 from coordctl.profile import Profile
 from coordctl.render import Files
 from coordctl.topology import Topology
+
+_READS_WHAT_IS_MADE_BY: Final = {"worker": "coordd"}
+"""Phase → the one before whose release, settings and secrets on the machine it runs with."""
 
 
 def of(topology: Topology) -> list[str]:
@@ -42,12 +46,14 @@ def hashes(phases: list[str], files: Files, variables: Iterable[Path]) -> dict[s
     """Phase → hash of its inputs."""
     top = kit.folder()
     more = {f"-e {file.name}": file.read_bytes() for file in variables}
-    found = {}
+    found: dict[str, str] = {}
     for phase in phases:
         read = {name: text.encode() for name, text in files.items()
                 if name in ("hosts.yml", "group_vars/all.yml", f"group_vars/{phase}.yml")
                 or name.startswith("host_vars/")}
         read |= more
+        if (before := _READS_WHAT_IS_MADE_BY.get(phase)) in found:
+            read[f"phase {before}"] = found[before].encode()
         for file in (top / "playbooks" / f"{phase}.yml",
                      *sorted((top / "roles" / phase).rglob("*"))):
             if file.is_file() and "molecule" not in file.parts:

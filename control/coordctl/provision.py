@@ -14,9 +14,10 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
-from coordctl import doctor, phases, process, render, site, stage, standing
+from coordctl import credentials, doctor, phases, process, render, site, stage, standing
 from coordctl.ansible.progress import Progress
 from coordctl.ansible.run import Event, Playbooks, run
 from coordctl.api import Api
@@ -27,13 +28,18 @@ from coordctl.profile import Profile
 from coordctl.runs import Run
 from coordctl.show import topology_lines
 from coordctl.site import Site
+from coordctl.site_file import set_scalar
 from coordctl.stage import Stage
 from coordctl.state import Generation, Marks
 from coordctl.topology import Topology
 
 
-def up(folder: Path, port: int | None, *, yes: bool, resume: bool) -> None:
-    """Bring the site up; a repeat changes nothing. Raises CoordctlError."""
+def up(folder: Path, port: int | None, *, yes: bool, resume: bool, level: str | None = None,
+       compact: bool = False, newest: bool = False, certificates: bool = False) -> None:
+    """Bring the site up; a repeat changes nothing. `level`, `compact`: of a site that stands
+    nowhere yet. `newest`: with the newest packages; `certificates`: with new ones of the site's own
+    authority. Raises CoordctlError.
+    """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with site.locked(folder, "up") as lock:
         if (folder / site.SITE_FILE).exists():
@@ -41,6 +47,7 @@ def up(folder: Path, port: int | None, *, yes: bool, resume: bool) -> None:
         else:
             here = site.make(folder, port=port)
             note(f"New site {here.folder}")
+        _choose(here, level, compact=compact)
         _check_level(here)
         running = _local_preflight(here, port) if here.is_local else None
         profile, topology = here.profile(), here.topology()
@@ -50,7 +57,9 @@ def up(folder: Path, port: int | None, *, yes: bool, resume: bool) -> None:
         if not here.is_local:
             _ask(here, staged, yes=yes)
             _examine(here, staged)
-        changed = _provision(here, staged, lock, resume=resume)
+        if certificates:
+            credentials.renew(here, staged.topology)
+        changed = _provision(here, staged, lock, resume=resume, newest=newest)
     with Api(here.url, here.token(), here.authority) as api:
         if why := api.ready():
             raise CoordctlError(f"it is not ready: {why}", mend="coordctl status")
@@ -58,6 +67,26 @@ def up(folder: Path, port: int | None, *, yes: bool, resume: bool) -> None:
         _tell_local(here, running)
     else:
         _tell(here, changed)
+
+
+def _choose(here: Site, level: str | None, *, compact: bool) -> None:
+    """Write what is chosen on the way into site.yml. Raises CoordctlError."""
+    chosen: dict[str, str] = {} if level in (None, here.file.level) else {"level": str(level)}
+    if compact and not here.file.compact:
+        chosen["compact"] = "true"
+    if chosen and (standing := here.state.standing()) is not None:
+        raise CoordctlError(f"the site stands at level {standing.level} already: its messages are "
+                            "where they are", mend=f"coordctl plan --to {level or standing.level}")
+    before = (here.folder / site.SITE_FILE).read_text(encoding="utf-8")
+    for key, value in chosen.items():
+        here.change(partial(set_scalar, key=key, value=value))
+    try:
+        here.topology()
+    except CoordctlError:
+        here.change(lambda _: before)
+        raise
+    for key, value in chosen.items():
+        note(f"{key}: {value} → {here.folder / site.SITE_FILE}")
 
 
 def _check_level(here: Site) -> None:
@@ -124,11 +153,11 @@ def _examine(here: Site, staged: Stage) -> None:
             "mend those, then coordctl up")
 
 
-def _provision(here: Site, staged: Stage, lock: int, *, resume: bool) -> int:
+def _provision(here: Site, staged: Stage, lock: int, *, resume: bool, newest: bool) -> int:
     """Run the phases that do not hold; how many tasks changed something. Raises CoordctlError."""
     wanted = phases.hashes(staged.phases, staged.files, staged.variables)
     before = here.state.current
-    held = _held(here, wanted, resume=resume)
+    held = [] if newest else _held(here, wanted, resume=resume)
     if before is not None and before.complete and held == staged.phases:
         render.write(here.folder / "inventory", staged.files)
         note("Every phase holds.")
@@ -147,7 +176,7 @@ def _provision(here: Site, staged: Stage, lock: int, *, resume: bool) -> int:
                + (f", held {' '.join(held)}" if held else ""))
     progress = Progress(notes_console(), staged.phases, held)
     if held != staged.phases:
-        generation = _run(here, staged, generation, wanted, progress, record, lock)
+        generation = _run(here, staged, generation, wanted, progress, record, lock, newest=newest)
     here.state.update(replace(generation, complete=True))
     record.log(f"done, {progress.changed} changed")
     return progress.changed
@@ -165,7 +194,7 @@ def _held(here: Site, wanted: Mapping[str, str], *, resume: bool) -> list[str]:
 
 
 def _run(here: Site, staged: Stage, generation: Generation, wanted: Mapping[str, str],
-         progress: Progress, record: Run, lock: int) -> Generation:
+         progress: Progress, record: Run, lock: int, *, newest: bool) -> Generation:
     """Run Ansible; the generation with what was done, which is written after each phase."""
     log = here.folder / "runs" / record.id / "ansible.log"
     held = list(generation.phases)
@@ -192,7 +221,7 @@ def _run(here: Site, staged: Stage, generation: Generation, wanted: Mapping[str,
             code = run(Playbooks(
                 [phase for phase in staged.phases if phase not in held], here.folder / "inventory",
                 here.known_hosts, log, staged.variables, here.vault.key,
-                forks=max(5, len(staged.topology.roles)), keep=(lock,)), handle)
+                forks=max(5, len(staged.topology.roles)), keep=(lock,), newest=newest), handle)
     except KeyboardInterrupt:
         progress.interrupted()
         record.log("interrupted")

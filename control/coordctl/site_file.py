@@ -37,6 +37,25 @@ class Tls(Strict):
     key: Annotated[str, Field(min_length=1)]
 
 
+class Hooks(Strict):
+    """Whom the server may tell of events: see docs/work.md. `allow`: hosts and networks."""
+
+    allow: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9._:/-]{1,255}$")]] = Field(
+        default_factory=list)
+    tries: Annotated[int, Field(ge=1, le=100, strict=True)] | None = None
+
+
+class Smtp(Strict):
+    """The server that takes e-mail of hooks. `password`: a file, relative to the site."""
+
+    host: Annotated[str, Field(pattern=ADDRESS)]
+    port: Annotated[int, Field(ge=1, le=65535, strict=True)] = 587
+    tls: Literal["starttls", "tls", "none"] = "starttls"
+    sender: Annotated[str, Field(pattern=r"^[^@\s<>]+@[^@\s<>]+$", alias="from")]
+    user: Annotated[str, Field(min_length=1)] | None = None
+    password: Annotated[str, Field(min_length=1)] | None = None
+
+
 class SiteFile(Strict):
     """What site.yml says."""
 
@@ -53,6 +72,8 @@ class SiteFile(Strict):
     stack: dict[str, Any] = Field(default_factory=dict)
     sizes: dict[str, Any] = Field(default_factory=dict)
     tls: Tls | None = None
+    hooks: Hooks = Hooks()
+    smtp: Smtp | None = None
 
     @model_validator(mode="after")
     def _agrees(self) -> SiteFile:
@@ -87,6 +108,16 @@ SITE_WANTED: Final[dict[str, str]] = WANTED | {
     "stack": "a mapping such as {message_servers: 3} will do",
     "sizes": "a mapping such as {cache_memory_mb: 512} will do",
     "tls": "{certificate: FILE, key: FILE} will do",
+    "hooks": "a mapping such as {allow: [hooks.slack.com, 10.1.0.0/16]} will do",
+    "hooks.allow": "a list of host names and networks, such as [hooks.slack.com, 10.1.0.0/16], "
+                   "will do",
+    "hooks.tries": "a whole number from 1 to 100 will do",
+    "smtp": "a mapping such as {host: mail.example.org, from: coordd@example.org} will do",
+    "smtp.host": "a host's name or address will do",
+    "smtp.tls": "starttls, tls or none will do",
+    "smtp.from": "an address such as coordd@example.org will do",
+    "smtp.user": "a user's name will do",
+    "smtp.password": "the file of a password will do",
 }
 
 

@@ -21,6 +21,7 @@ from coordctl.credentials import (
 from coordctl.profile import Profile
 from coordctl.site_file import SiteFile
 from coordctl.topology import LOCAL, Topology
+from coordctl.values_monitoring import exporters, prometheus, watched
 
 COORDD_PORT: Final = 8000
 REDIS_PORT: Final = 6379
@@ -30,6 +31,10 @@ REPLICAS_PORT: Final = 6433
 PATRONI_PORT: Final = 8008
 PGBACKREST_PORT: Final = 8432
 ETCD_PORT: Final = 2379
+QUEUE_PORT: Final = 5671
+QUEUE_MONITOR_PORT: Final = 15692
+WORKER_CALLS: Final = 8
+"""Calls of hooks that one worker has under way."""
 DRAIN_S: Final = 5
 """Longer than nginx keeps an idle connection to a message server."""
 HTTPS_PORT: Final = 443
@@ -66,7 +71,11 @@ def values_of(told: SiteFile, profile: Profile, topology: Topology, controller: 
     group_values: dict[str, Callable[[SiteFile, Profile, Topology, Controller], Values]] = {
         "machine": _machine, "etcd": _etcd, "postgres": _postgres, "pgbackrest": _pgbackrest,
         "pgbouncer": _pgbouncer, "haproxy": _haproxy, "coordd": _coordd, "redis": _redis,
-        "nginx": _nginx, "logrotate": _logrotate, "backup": _backup,
+        "rabbitmq": _rabbitmq, "nginx": _nginx, "logrotate": _logrotate, "backup": _backup,
+        "worker": _worker,
+        "exporters": lambda _, __, where, ___: exporters(where) | _tls("exporters"),
+        "prometheus": lambda file, level, where, _: (
+            prometheus(file, level, where) | _tls("prometheus")),
     }
     for role, values in group_values.items():
         if topology.bearers(role):
@@ -75,7 +84,7 @@ def values_of(told: SiteFile, profile: Profile, topology: Topology, controller: 
     for machine in topology.bearers("machine"):
         files[f"host_vars/{machine}.yml"] = ("host_vars/machine.yml.j2", {
             "machine_ssh_port": told.machines[machine].port,
-            **_certificate(topology, machine),
+            **_certificate(topology, machine), "machine_watched": watched(topology, machine),
             "machine_firewall_rules": [
                 {"port": rule.port, "name": rule.role,
                  "from": [_address(told, source) for source in rule.sources]}
@@ -241,6 +250,10 @@ def _coordd(told: SiteFile, profile: Profile, topology: Topology, controller: Co
     database = bool(topology.bearers("postgres"))
     if database:
         settings |= _database(told, profile, topology)
+    settings |= _hooks(told)
+    if queues := topology.bearers("rabbitmq"):
+        settings |= {"queue": "rabbitmq", "queue_user": "coordd",
+                     "queue_url": f"amqps://{_near(told, topology, queues[0])}:{QUEUE_PORT}/"}
     ready = "127.0.0.1" if host == "0.0.0.0" else f"[{host}]" if ":" in host else host  # noqa: S104
     return {
         "coordd_service_manager": controller.service_manager if local else "systemd",
@@ -252,7 +265,33 @@ def _coordd(told: SiteFile, profile: Profile, topology: Topology, controller: Co
         "coordd_admin_token": "{{ vault_admin_token }}",
         "coordd_redis_password": "{{ vault_redis_password }}" if caches else "",
         "coordd_postgres_password": "{{ vault_postgres_password }}" if database else "",
-        "coordd_postgres_ca": "{{ vault_ca }}" if database else ""}
+        "coordd_postgres_ca": "{{ vault_ca }}" if database else "",
+        "coordd_queue_password": "{{ vault_rabbitmq_password }}" if queues else "",
+        "coordd_queue_ca": "{{ vault_ca }}" if queues else "",
+        "coordd_smtp_password": "{{ vault_smtp_password }}"
+                                if told.smtp and told.smtp.password else ""}
+
+
+def _hooks(told: SiteFile) -> Values:
+    """Whom a message server may tell of events."""
+    settings: Values = {}
+    if told.hooks.allow:
+        settings["webhook_allow"] = list(told.hooks.allow)
+    if told.hooks.tries is not None:
+        settings["hook_tries"] = told.hooks.tries
+    if told.smtp is not None:
+        settings |= {"smtp_host": told.smtp.host, "smtp_port": told.smtp.port,
+                     "smtp_tls": told.smtp.tls, "smtp_from": told.smtp.sender}
+        if told.smtp.user is not None:
+            settings["smtp_user"] = told.smtp.user
+    return settings
+
+
+def _worker(told: SiteFile, *_: object) -> Values:
+    secrets = ["postgres-password", "queue-password"]
+    if told.smtp and told.smtp.password:
+        secrets.append("smtp-password")
+    return {"worker_credentials": secrets, "worker_concurrency": WORKER_CALLS}
 
 
 def _near(told: SiteFile, topology: Topology, machine: str) -> str:
@@ -266,7 +305,17 @@ def _redis(_: SiteFile, profile: Profile, topology: Topology, __: Controller) ->
             "redis_port": REDIS_PORT, "redis_user": "coordd",
             "redis_maxmemory_mb": profile.sizes.cache_memory_mb,
             "redis_maxmemory_policy": "allkeys-lru",
-            "redis_password": "{{ vault_redis_password }}"}
+            "redis_password": "{{ vault_redis_password }}",
+            "redis_monitor_password": ("{{ vault_redis_monitor_password }}"
+                                       if topology.bearers("exporters") else "")}
+
+
+def _rabbitmq(told: SiteFile, _: Profile, topology: Topology, __: Controller) -> Values:
+    return {"rabbitmq_members": _members(told, topology, "rabbitmq"),
+            "rabbitmq_name": "{{ inventory_hostname }}", "rabbitmq_address": "{{ ansible_host }}",
+            "rabbitmq_port": QUEUE_PORT, "rabbitmq_monitor_port": QUEUE_MONITOR_PORT,
+            "rabbitmq_user": "coordd", "rabbitmq_password": "{{ vault_rabbitmq_password }}",
+            "rabbitmq_cookie": "{{ vault_rabbitmq_cookie }}", **_tls("rabbitmq")}
 
 
 def _nginx(told: SiteFile, _: Profile, topology: Topology, __: Controller) -> Values:
@@ -282,7 +331,9 @@ def _nginx(told: SiteFile, _: Profile, topology: Topology, __: Controller) -> Va
 def _logrotate(_: SiteFile, profile: Profile, topology: Topology, controller: Controller) -> Values:
     local = LOCAL in topology.roles
     data = str(controller.folder / "data") if local else DATA
-    return {"logrotate_coordd_log": f"{data}/events.log",
+    # A database keeps the events itself; what else has a log comes with a rotation of its own.
+    files = profile.stack.store == "files"
+    return {"logrotate_coordd_log": f"{data}/events.log" if files else "",
             "logrotate_keep": profile.sizes.events_log_days,
             "logrotate_config_file": (str(controller.folder / "logrotate.conf") if local
                                       else "/etc/logrotate.d/coordd"),

@@ -68,6 +68,7 @@ def main(argv: list[str] | None = None) -> int:
                 from coordd.archive import open_archive
 
                 open_archive(wanted)
+            _check_work(wanted)
             sys.stdout.write("coordd: the settings are right\n")
             return 0
         return run(wanted)
@@ -75,6 +76,20 @@ def main(argv: list[str] | None = None) -> int:
         return _failed(error, 2)
     except StartError as error:
         return _failed(error, 1)
+
+
+def _check_work(wanted: Settings) -> None:
+    """Raises SettingsError."""
+    if wanted.smtp_host and not (wanted.smtp_password_file
+                                 and settings.is_credential(wanted.smtp_password_file)):
+        from coordd.work.mail import mailer_of
+
+        mailer_of(wanted)
+    if wanted.queue == "rabbitmq" and not (wanted.queue_password_file
+                                           and settings.is_credential(wanted.queue_password_file)):
+        from coordd.work.broker import make_app
+
+        make_app(wanted)
 
 
 def _failed(error: Exception, code: int) -> int:

@@ -16,6 +16,8 @@ from urllib.parse import SplitResult, urlsplit
 import msgspec
 from msgspec import Meta
 
+from coordd.work.allow import is_entry
+
 ENV_PREFIX: Final = "COORDD_"
 CREDENTIALS: Final = Path("/run/credentials")
 
@@ -59,6 +61,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     redis_user: str = "coordd"
     redis_password_file: Path | None = None
     redis_ca_file: Path | None = None
+    queue: Literal["in-process", "rabbitmq"] = "in-process"
+    queue_url: str | None = None
+    queue_user: str = "coordd"
+    queue_password_file: Path | None = None
+    queue_ca_file: Path | None = None
+    hook_tries: Annotated[int, Meta(ge=1, le=100)] = 8
+    hook_retry_s: Annotated[float, Meta(ge=0.05, le=3600)] = 2
+    hook_timeout_s: Annotated[float, Meta(ge=0.1, le=60)] = 10
+    webhook_allow: tuple[str, ...] = ()
+    smtp_host: Annotated[str, Meta(min_length=1)] | None = None
+    smtp_port: Annotated[int, Meta(ge=1, le=65535)] = 587
+    smtp_tls: Literal["starttls", "tls", "none"] = "starttls"
+    smtp_user: Annotated[str, Meta(min_length=1)] | None = None
+    smtp_password_file: Path | None = None
+    smtp_ca_file: Path | None = None
+    smtp_from: Annotated[str, Meta(min_length=3, pattern=r"^[^@\s<>]+@[^@\s<>]+$")] | None = None
+    provenance: bool = True
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -67,7 +86,7 @@ KEYS: Final = Settings.__struct_fields__
 _POSTGRES_URL: Final = ("postgresql://HOST:PORT/DATABASE, without user and password: these are "
                         "postgres_user and postgres_password_file")
 _NEEDED: Final = (("engine", "files", "data"), ("engine", "postgres", "postgres_url"),
-                  ("cache", "redis", "redis_url"))
+                  ("cache", "redis", "redis_url"), ("queue", "rabbitmq", "queue_url"))
 """(key, its value, the key that has to be there then)."""
 _OF_POSTGRES: Final = ("retention_days", "events_months", "archive_url")
 """What the files engine does not do."""
@@ -106,6 +125,25 @@ _WANTED: Final = {
     "redis_user": "a user's name, \"\" for Redis' default user",
     "redis_password_file": "the path of a file that holds redis_user's password",
     "redis_ca_file": "the path of the certificates that Redis' certificate is checked by",
+    "queue": "\"in-process\" or \"rabbitmq\"",
+    "queue_url": ("amqps://HOST:PORT/ (TLS) or amqp://HOST:PORT/, without user and password: these "
+                  "are queue_user and queue_password_file"),
+    "queue_user": "a user's name",
+    "queue_password_file": "the path of a file that holds queue_user's password",
+    "queue_ca_file": "the path of the certificates that RabbitMQ's certificate is checked by",
+    "hook_tries": "a whole number from 1 to 100",
+    "hook_retry_s": "a number of seconds from 0.05 to 3600",
+    "hook_timeout_s": "a number of seconds from 0.1 to 60",
+    "webhook_allow": ("a list of host names and of networks, such as [\"hooks.example.org\", "
+                      "\"10.1.0.0/16\"]"),
+    "smtp_host": "a host's name or address",
+    "smtp_port": "a whole number from 1 to 65535",
+    "smtp_tls": "\"starttls\", \"tls\" or \"none\"",
+    "smtp_user": "a user's name",
+    "smtp_password_file": "the path of a file that holds smtp_user's password",
+    "smtp_ca_file": "the path of the certificates that the mail server's certificate is checked by",
+    "smtp_from": "an address such as \"coordd@example.org\"",
+    "provenance": "true or false",
     "log_level": "\"debug\", \"info\", \"warning\" or \"error\"",
 }
 
@@ -143,6 +181,13 @@ def load(file: Path | None, environ: Mapping[str, str]) -> Settings:
                     f"{file or 'environment'}: {needed} is missing: set {_WANTED[needed]}")
             raise SettingsError(f"{source[key]} = \"{value}\" will not do: {needed} is missing: "
                                 f"use {_WANTED[needed]}")
+    if settings.queue == "rabbitmq" and settings.engine != "postgres":
+        raise SettingsError(f"{source['queue']} = \"rabbitmq\" will not do with engine = "
+                            f"\"{settings.engine}\", whose messages no worker can see: use "
+                            "engine = \"postgres\"")
+    if settings.smtp_host is not None and settings.smtp_from is None:
+        raise SettingsError(f"{source['smtp_host']} = {_shown(settings.smtp_host)} will not do: "
+                            f"smtp_from is missing: use {_WANTED['smtp_from']}")
     for key in _OF_POSTGRES:
         if getattr(settings, key) and settings.engine == "files":
             raise SettingsError(f"{source[key]} = {_shown(values[key])} will not do: engine = "
@@ -173,6 +218,8 @@ def _checked(key: str, value: Any, source: str) -> Any:
             # A password may stand in it: it is not shown.
             raise SettingsError(f"{source} will not do: use {_WANTED[key]}")
         return tuple(urls) if key.endswith("s") else value
+    if key == "webhook_allow":
+        return _hosts(value.split(",") if lax else value, source)
     try:
         if field.type in (Path, Path | None):
             if not isinstance(value, str) or not value or "\0" in value:
@@ -182,6 +229,24 @@ def _checked(key: str, value: Any, source: str) -> Any:
     except (msgspec.ValidationError, OverflowError, RuntimeError):
         raise SettingsError(
             f"{source} = {_shown(value)} will not do: use {_WANTED[key]}") from None
+
+
+def _hosts(value: Any, source: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+        raise SettingsError(f"{source} = {_shown(value)} will not do: use "
+                            f"{_WANTED['webhook_allow']}")
+    for entry in value:
+        if not is_entry(entry):
+            raise SettingsError(f"{source} holds {_shown(entry)}, which is no host's name and no "
+                                f"network: use {_WANTED['webhook_allow']}")
+    return tuple(value)
+
+
+def _is_queue_url(text: str) -> bool:
+    """As `_is_redis_url`, of RabbitMQ; its virtual host is `/`."""
+    url = _bare_url(text)
+    return (url is not None and url.scheme in ("amqp", "amqps") and bool(url.hostname)
+            and url.port != 0 and url.path in ("", "/"))
 
 
 def _is_redis_url(text: str) -> bool:
@@ -247,4 +312,4 @@ def _nearest(key: str, prefix: str = "", case: Any = str) -> str:
 
 _FIELDS: Final = {field.name: field for field in msgspec.structs.fields(Settings)}
 _URLS: Final = {"redis_url": _is_redis_url, "archive_url": _is_archive_url,
-                "archive_s3_endpoint": _is_endpoint}
+                "archive_s3_endpoint": _is_endpoint, "queue_url": _is_queue_url}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import random
+import select
+import ssl
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -16,19 +18,34 @@ if TYPE_CHECKING:
 
     from faults.history import History, Outcome
 
-INBOXES = ("bob", "carol", "dave")
 ANSWER_LIMIT_S = 60.0
 FINISH_LIMIT_S = 90.0
 STREAM_PATIENCE_S = 2.0
 REFUSALS = (503, 507)
+OF_THE_BALANCER = (502, 504)
 UNKNOWN = "/problems/unknown-outcome"
 
 
 class Address:
-    """The port of the server that runs now; another one after each start."""
+    """Where the server that runs now is asked; the port is another one after each start.
 
-    def __init__(self) -> None:
-        self.port = 0
+    `tls`, `token`: how a whole site is asked, not a server alone.
+    """
+
+    def __init__(self, host: str = "127.0.0.1", port: int = 0, *,
+                 tls: ssl.SSLContext | None = None, token: str | None = None) -> None:
+        self.host = host
+        self.port = port
+        self.tls = tls
+        self.refusals = REFUSALS if tls is None else (*REFUSALS, *OF_THE_BALANCER)
+        self.headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+
+    def connection(self, timeout_s: float) -> http.client.HTTPConnection:
+        """A new one, which is made at its first request."""
+        if self.tls is None:
+            return http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
+        return http.client.HTTPSConnection(self.host, self.port, timeout=timeout_s,
+                                           context=self.tls)
 
 
 class Connection:
@@ -42,12 +59,11 @@ class Connection:
     def ask(self, method: str, path: str, body: object = None,
             key: str | None = None, **more: str) -> tuple[int, Any]:
         """Status and JSON. Raises OSError or http.client.HTTPException where no answer came."""
-        if self._http is None or self._port != self._address.port:
+        if self._http is None or self._port != self._address.port or self._is_closed():
             self.close()
             self._port = self._address.port
-            self._http = http.client.HTTPConnection("127.0.0.1", self._port,
-                                                    timeout=ANSWER_LIMIT_S)
-        headers = {"Content-Type": "application/json", **more}
+            self._http = self._address.connection(ANSWER_LIMIT_S)
+        headers = {"Content-Type": "application/json", **self._address.headers, **more}
         if key:
             headers["Idempotency-Key"] = key
         try:
@@ -58,6 +74,11 @@ class Connection:
         except (OSError, http.client.HTTPException, ValueError):
             self.close()
             raise
+
+    def _is_closed(self) -> bool:
+        """Whether the other side has ended it between two requests, as it may."""
+        sock = None if self._http is None else self._http.sock
+        return sock is not None and bool(select.select([sock], [], [], 0)[0])
 
     def close(self) -> None:
         if self._http is not None:
@@ -73,7 +94,7 @@ class Client(threading.Thread):
     """
 
     def __init__(self, address: Address, history: History, seed: int) -> None:
-        super().__init__(name=f"{type(self).__name__}-{seed}", daemon=True)
+        super().__init__(name=f"{type(self).__name__}-{history.name}{seed}", daemon=True)
         self.address = address
         self.history = history
         self.random = random.Random(seed)
@@ -109,9 +130,10 @@ class Client(threading.Thread):
             status, answer = (connection or self.connection).ask(method, path, body, key, **headers)
         finally:
             self.longest_s = max(self.longest_s, time.monotonic() - began)
-        assert status == 200 or status in REFUSALS, (path, status, answer)
+        assert status == 200 or status in self.address.refusals, (path, status, answer)
         if status == 200:
             self.answered_s = began
+            self.history.answers[type(self).__name__].append(time.monotonic())
         else:
             self.refusals.append((status, answer["type"]))
         return status, answer
@@ -177,8 +199,8 @@ class Sender(Client):
 
     def recipients(self) -> str | list[str]:
         if self.fan_out and self.random.random() < 0.2:
-            return self.random.sample(INBOXES, 2)
-        return self.random.choice(INBOXES)
+            return self.random.sample(self.history.inboxes, 2)
+        return self.random.choice(self.history.inboxes)
 
     def attempt(self, messages: list[dict[str, Any]], subjects: tuple[str, ...], key: str | None,
                 connection: Connection | None = None) -> Outcome:
@@ -243,12 +265,14 @@ class StreamFollower(Follower):
 
     def work(self) -> None:
         port = self.address.port
-        http_connection = http.client.HTTPConnection("127.0.0.1", port, timeout=STREAM_PATIENCE_S)
+        http_connection = self.address.connection(STREAM_PATIENCE_S)
         try:
             http_connection.request("GET", f"/api/v1/inbox/{self.to}/stream",
-                                    headers={"Last-Event-ID": str(self.after)})
+                                    headers={"Last-Event-ID": str(self.after),
+                                             **self.address.headers})
             with http_connection.getresponse() as response:
-                assert response.status == 200 or response.status in REFUSALS, response.status
+                assert response.status == 200 or (
+                    response.status in self.address.refusals), response.status
                 while not self.stopping.is_set() and response.status == 200 and (
                         port == self.address.port):
                     line = response.readline()
@@ -265,14 +289,18 @@ class StreamFollower(Follower):
 
 
 class FeedFollower(Client):
-    """Reads the feed of changes from where it stands."""
+    """Reads the feed of changes, from `began` on."""
 
     def __init__(self, address: Address, history: History, seed: int, token: str) -> None:
         super().__init__(address, history, seed)
         self._token = token
-        self._cursor = 0
+        self._cursor = self.began = 0
         self.changes: list[Any] = []
         history.fed.append(self.changes)
+
+    def begin_at(self, cursor: int) -> None:
+        """Leave out what is there already."""
+        self._cursor = self.began = cursor
 
     def work(self) -> None:
         feed = self.read(f"/api/v1/admin/feed?after={self._cursor}&limit=300",
@@ -291,7 +319,7 @@ class Reader(Client):
         self.reads = 0
 
     def work(self) -> None:
-        to = self.random.choice(INBOXES)
+        to = self.random.choice(self.history.inboxes)
         answered = self.history.answered.get(to, 0)
         began = time.monotonic()
         limit = self.random.choice((1, 20, 100))
@@ -315,7 +343,7 @@ class Marker(Client):
 
     def work(self) -> None:
         time.sleep(0.005)
-        followed = self.history.followed[self.random.choice(INBOXES)]
+        followed = self.history.followed[self.random.choice(self.history.inboxes)]
         if not followed or not followed[0]:
             return
         # The newest ones too, which readers look at.

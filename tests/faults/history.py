@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+INBOXES = ("bob", "carol", "dave")
 
 Outcome = Literal["ok", "failed", "unknown"]
 
@@ -62,7 +65,10 @@ class Shown(NamedTuple):
 
 @dataclass
 class History:
-    """All attempts, all that followers were shown, all marks, in the order of the answers."""
+    """All attempts, all that followers were shown, all marks, in the order of the answers.
+
+    `name`: tells the histories of one store apart, in their inboxes, subjects and keys.
+    """
 
     attempts: list[Attempt] = field(default_factory=list)
     followed: dict[str, list[list[Place]]] = field(default_factory=lambda: defaultdict(list))
@@ -74,6 +80,20 @@ class History:
     """The highest seq of each inbox that an answer has named."""
     marked: dict[Marked, float] = field(default_factory=dict)
     """When each mark was answered first."""
+
+    answers: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """When the clients of each kind were answered 200, by the monotonic clock."""
+    name: str = ""
+
+    @property
+    def inboxes(self) -> tuple[str, ...]:
+        """The recipients of all messages."""
+        return tuple(f"{name}{self.name}" for name in INBOXES)
+
+    def longest_gap_s(self, kind: str, since: float) -> float:
+        """The longest time since then in which no client of that kind was answered."""
+        times = [since, *(at for at in self.answers[kind] if at > since)]
+        return max((after - before for before, after in pairwise(times)), default=0.0)
 
     def was_answered(self, place: Place) -> None:
         """An answer names `place`: whoever asks from now on has to be shown it."""

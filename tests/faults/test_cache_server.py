@@ -16,7 +16,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from faults.clients import (
-    INBOXES,
     Address,
     Client,
     Connection,
@@ -27,7 +26,7 @@ from faults.clients import (
     all_of,
     shown,
 )
-from faults.history import History, problems
+from faults.history import INBOXES, History, problems
 from support.redis import RedisServer, free_port
 from support.server import Server, spawn, start
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from faults.clients import INBOXES, Address, Follower, Marker, Sender, all_of, shown
-from faults.history import Attempt, History, Marked, Place, Shown, problems
+from faults.clients import Address, Follower, Marker, Sender, all_of, shown
+from faults.history import INBOXES, Attempt, History, Marked, Place, Shown, problems
 from support.server import start
 
 if TYPE_CHECKING:

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from faults.clients import INBOXES, Connection, all_of
-from faults.twoservers import ANSWER_LIMIT_S, Load, Site, await_, gauge, site_of
+from faults.clients import Connection, all_of
+from faults.siteload import ANSWER_LIMIT_S, Load, await_
+from faults.twoservers import Site, gauge, site_of
 from support.redis import RedisServer
 from support.relay import Relay
 
@@ -245,7 +246,7 @@ def test_the_clock_of_one_server_is_off(site: Site) -> None:
         await_(lambda: late() == [["long-1", "long-0"]] * 2, lambda: str(late()))
         assert 0 <= time.monotonic() - expiring_at < 3
         assert load.stop() == []
-        for to in INBOXES:
+        for to in load.history.inboxes:
             messages = all_of(site.addresses[0], to, dict)
             times = [datetime.fromisoformat(message["created_at"]) for message in messages]
             assert times == sorted(times)

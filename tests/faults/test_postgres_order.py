@@ -15,9 +15,9 @@ import pytest
 from coordd.engines.postgres import arrays
 from coordd.engines.postgres.sending import SEND, Flush, Send
 from coordd.store import Draft
-from faults.clients import INBOXES
-from faults.history import Attempt, Place
-from faults.twoservers import Load, Site, await_, site_of
+from faults.history import INBOXES, Attempt, Place
+from faults.siteload import Load, await_, whole_feed
+from faults.twoservers import ADMIN, Site, site_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -124,7 +124,9 @@ def test_who_wants_to_commit_waits_and_is_refused_at_last(site: Site) -> None:
         with Held(site, load) as held:
             began = time.monotonic()
             await_(caught_up(load), load.failed)
-            time.sleep(HELD_S / 5)  # the feed's follower asks every 20 ms
+            # Nothing more can be committed, so that this is the whole of it.
+            fed = len(whole_feed(site.addresses[0], ADMIN))
+            await_(lambda fed=fed: len(load.feeder.changes) >= fed, load.failed)
             stored, followed = load.acknowledged, seen(load)
             await_(lambda: all(sender.refusals for sender in load.senders), load.failed)
             assert time.monotonic() - began < REFUSED_S

@@ -89,6 +89,17 @@ def test_a_sealed_store_takes_imports_only(one: httpx.Client) -> None:
     assert sent(one, "code", "chat")["seq"] == 2
 
 
+def test_the_metrics_say_whether_a_message_can_be_stored(one: httpx.Client) -> None:
+    def is_ready() -> str:
+        text = one.get(one.base_url.join("/metrics")).text
+        return next(line for line in text.splitlines() if line.startswith("coordd_ready "))
+
+    assert is_ready() == "coordd_ready 1.0"
+    one.post("/admin/seal", json={"epoch": 5})
+    _unready(one)
+    assert is_ready() == "coordd_ready 0.0"
+
+
 @pytest.mark.parametrize(("change", "where"), [
     ({"type": "sent"}, "changes[0].at"), ({"type": "seen", "at": "x"}, "changes[0].type"),
     ({"type": "read", "at": "2026-01-01T00:00:00Z", "id": "none", "agent": "a"}, "changes[0]"),

@@ -201,6 +201,18 @@ def test_four_at_once_start_one_server(ctl: Ctl) -> None:
     assert sum("runs at" in out for out, _ in told) == 3
 
 
+def test_a_level_that_cannot_be_is_not_written_down(ctl: Ctl) -> None:
+    refused = ctl("up", "--level", "organization", code=1).stderr
+    assert "organization needs 6 machines and the site has 0" in refused
+    assert yaml.safe_load((ctl.folder / "site.yml").read_text())["level"] == "individual"
+    ctl.up()
+    refused = ctl("up", "--level", "team", code=1).stderr
+    assert "the site stands at level individual already" in refused
+    assert "coordctl" in refused.splitlines()[-1]
+    assert yaml.safe_load((ctl.folder / "site.yml").read_text())["level"] == "individual"
+    assert "coordd runs" in ctl("up", "--level", "individual").stdout
+
+
 def test_a_folder_of_something_else_is_left_alone(ctl: Ctl) -> None:
     ctl.folder.mkdir(mode=0o755)
     (ctl.folder / "thesis.tex").write_text("x", encoding="utf-8")

@@ -116,6 +116,30 @@ def test_a_partition_drops_every_packet_and_heal_ends_it(lab: Lab) -> None:
     assert lab.machines()["m1"]["faults"] == []
 
 
+def datagram_arrives(lab: Lab, source: str, target: str) -> bool:
+    """Whether what `source` sends reaches `target`, whatever of the way back."""
+    lab.on(target, "rm -f /run/heard; systemd-run --quiet --collect --unit hears python3 -c "
+                   "\"import socket; s = socket.socket(type=socket.SOCK_DGRAM); "
+                   "s.bind(('', 7008)); s.settimeout(3); s.recv(1); open('/run/heard', 'w')\"")
+    lab.on(source, "python3 -c \"import socket, time\ns = socket.socket(type=socket.SOCK_DGRAM)\n"
+                   f"for _ in range(10): s.sendto(b'x', ('{target}', 7008)); time.sleep(0.1)\"")
+    return bool(lab.on(target, "while systemctl is-active -q hears; do sleep 0.1; done; "
+                               "ls /run/heard 2>/dev/null; true"))
+
+
+def test_a_partition_of_one_way_lets_the_other_through(lab: Lab) -> None:
+    assert datagram_arrives(lab, "m1", "m2")
+    lab("fault", "partition", "m1", "m2", "--one-way")
+    assert lab.machines()["m1"]["faults"] == ["cut off from m2"]
+    assert lab.machines()["m2"]["faults"] == []
+    assert datagram_arrives(lab, "m2", "m1")
+    assert not datagram_arrives(lab, "m1", "m2")
+    lab("fault", "partition", "m2", "m1")
+    assert lab.machines()["m2"]["faults"] == ["cut off from m1"]
+    lab("fault", "heal")
+    assert datagram_arrives(lab, "m1", "m2")
+
+
 def test_an_open_connection_falls_silent_too(lab: Lab) -> None:
     lab.on("m2", "systemd-run --quiet --unit echoes python3 -c \"import socket; "
                  "s = socket.create_server(('', 7007)); c = s.accept()[0]\n"

@@ -1,12 +1,14 @@
 """certificates.py FOLDER NAME=ADDRESS …: an authority, and a certificate that it signed for each.
 
-Writes ca.pem, and NAME.pem and NAME.key for each name; the authority's own key is thrown away.
+Writes ca.pem, and NAME.pem and NAME.key for each name, twice: next/ has what a renewal gives. The
+authority's own key is thrown away.
 """
 
 from __future__ import annotations
 
 import datetime
 import ipaddress
+import itertools
 import sys
 from pathlib import Path
 
@@ -36,9 +38,9 @@ def signed(subject: str, key: ec.EllipticCurvePrivateKey, issuer: str,
 
 
 def main(folder: Path, machines: list[str]) -> None:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (folder / "next").mkdir(mode=0o700, parents=True, exist_ok=True)
     authority = ec.generate_private_key(ec.SECP256R1())
-    for machine in machines:
+    for where, machine in itertools.product((folder, folder / "next"), machines):
         name, _, address = machine.partition("=")
         key = ec.generate_private_key(ec.SECP256R1())
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key())
@@ -46,9 +48,9 @@ def main(folder: Path, machines: list[str]) -> None:
             x509.DNSName(name), x509.DNSName("localhost"),
             x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
             x509.IPAddress(ipaddress.ip_address(address))])
-        (folder / f"{name}.key").write_bytes(key.private_bytes(
+        (where / f"{name}.key").write_bytes(key.private_bytes(
             Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-        (folder / f"{name}.pem").write_bytes(
+        (where / f"{name}.pem").write_bytes(
             signed(name, key, "authority", authority, names, issuer))
     (folder / "ca.pem").write_bytes(signed(
         "authority", authority, "authority", authority,

@@ -71,5 +71,14 @@ def test_a_phase_holds_until_what_it_reads_changes(tmp_path: Path) -> None:
 
 def test_a_level_whose_roles_are_not_there_yet_is_refused() -> None:
     topology = place(profile("enterprise"), [f"m{number}" for number in range(15)])
-    with pytest.raises(CoordctlError, match=r"level enterprise needs the roles .*postgres"):
+    with pytest.raises(CoordctlError, match=r"level enterprise needs the roles .*keepalived"):
         phases.check_kit(profile("enterprise"), phases.of(topology))
+
+
+def test_a_worker_runs_with_what_the_message_servers_phase_made(tmp_path: Path) -> None:
+    """Another setting of coordd is another input of the phase that restarts workers."""
+    files = {"group_vars/coordd.yml": "a: 1\n", "group_vars/redis.yml": "a: 1\n"}
+    wanted = ["redis", "coordd", "worker", "nginx"]
+    first = phases.hashes(wanted, files, [])
+    other = files | {"group_vars/coordd.yml": "a: 2\n"}
+    assert phases.holding(phases.hashes(wanted, other, []), first) == ["redis", "nginx"]

@@ -38,7 +38,7 @@ def known_hosts_option(file: Path) -> str:
 class Playbooks:
     """What to run. `names`: files of playbooks/, a phase each, without their `.yml`.
     `variables`: files of more variables, encrypted ones among them; `key` opens these.
-    `keep`: descriptors that the run inherits.
+    `keep`: descriptors that the run inherits. `newest`: packages that are there are updated.
     """
 
     names: Sequence[str]
@@ -50,6 +50,7 @@ class Playbooks:
     check: bool = False
     forks: int = 10
     keep: Sequence[int] = field(default=())
+    newest: bool = False
 
     def arguments(self) -> list[str]:
         """The argv. It holds names of files and no secret."""
@@ -57,6 +58,8 @@ class Playbooks:
         for file in self.variables:
             words += ["-e", f"@{file}"]
         words += ["--vault-password-file", str(self.key)]
+        if self.newest:
+            words += ["-e", "coordctl_packages=latest"]
         if self.check:
             words += ["--check", "--diff"]
         playbooks = kit.folder() / "playbooks"

@@ -49,13 +49,17 @@ def resume(machine: Machine) -> None:
         podman("unpause", machine.container)
 
 
-def partition(one: Machine, other: Machine) -> None:
-    """Drop every packet between two machines, both ways, those of open connections too."""
-    if other.address in _cut_off(one):
+def partition(one: Machine, other: Machine, *, one_way: bool = False) -> None:
+    """Drop every packet between two machines, those of open connections too; `one_way`: only what
+    `one` sends.
+    """
+    ways = [(one, other)] if one_way else [(one, other), (other, one)]
+    missing = [(a.address, b.address) for a, b in ways if b.address not in _cut_off(a)]
+    if not missing:
         return
     table = _table(one.lab)
     rules = "".join(f"add rule bridge {table} {_CHAIN} ip saddr {a} ip daddr {b} drop\n"
-                    for a, b in ((one.address, other.address), (other.address, one.address)))
+                    for a, b in missing)
     _nft(f"add table bridge {table}\nadd chain bridge {table} {_CHAIN} "
          f"{{ type filter hook forward priority 0; }}\n{rules}")
 

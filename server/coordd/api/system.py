@@ -26,6 +26,8 @@ from coordd.store import (
 )
 
 PROOF_HOLDS_S: Final = 1.0
+METRICS_WAIT_S: Final = 2.0
+"""How long the metrics wait for a proof; one that takes longer is none."""
 
 _HEALTH: Final = msgspec.json.encode(views.HealthView("ok", __version__))
 _READY: Final = msgspec.json.encode(views.ReadyView("ready"))
@@ -72,6 +74,8 @@ class System:
         self._documents: dict[str, bytes] = {}
         self.exporter: Exporter
         self.all_routes: Sequence[Route] = ()
+        self.is_ready = False
+        """Whether a message could be stored when the metrics were asked for."""
 
     def _health(self, _request: Request) -> Answer:
         return _HEALTH
@@ -80,7 +84,14 @@ class System:
         await self._readiness.check()
         return _READY
 
-    def _metrics(self, _request: Request) -> Answer:
+    async def _metrics(self, _request: Request) -> Answer:
+        try:
+            async with asyncio.timeout(METRICS_WAIT_S):
+                await self._readiness.check()
+        except (Problem, TimeoutError):
+            self.is_ready = False
+        else:
+            self.is_ready = True
         return Response(200, self.exporter.text(), "text/plain; version=0.0.4; charset=utf-8")
 
     def _openapi(self, _request: Request) -> Answer:

@@ -171,7 +171,7 @@ def not_smuggled() -> None:
 def sent_once() -> None:
     """A POST that an upstream got and did not answer is not sent again; a GET is."""
     before = counts()
-    ask("POST", "/die", b"{}").expect_problem(502, "overloaded", retry=True)
+    ask("POST", "/die", b"{}").expect_problem(502, "unknown-outcome", retry=True)
     expect(sum(counts().values()) - sum(before.values()), 1, "how often a lost POST was sent")
     for _ in range(4):
         expect(ask("GET", "/die-9001").status, 200, "a GET that one upstream loses")
@@ -209,8 +209,8 @@ def one() -> None:
 
 
 def none() -> None:
-    ask("GET", "/name").expect_problem(502, "overloaded", retry=True)
-    ask("POST", "/name", b"{}").expect_problem(502, "overloaded", retry=True)
+    ask("GET", "/name").expect_problem(502, "unknown-outcome", retry=True)
+    ask("POST", "/name", b"{}").expect_problem(502, "unknown-outcome", retry=True)
 
 
 def limited() -> None:

@@ -32,7 +32,7 @@ from coordd.engines.files.reader import Reader
 from coordd.engines.files.records import EntryRecord
 from coordd.engines.files.search import Search
 from coordd.engines.files.upkeep import Upkeep
-from coordd.model import Agent, Group, Mark, Order, Priority, Token
+from coordd.model import Agent, Core, Group, Mark, Order, Priority, Token
 from coordd.store import (
     AgentStats,
     Change,
@@ -331,6 +331,16 @@ class FilesStore:
 
     async def feed(self, after: int, limit: int) -> Feed:
         return self._pages.feed(after, limit)
+
+    @property
+    def position(self) -> int:
+        """The newest position of the feed."""
+        return self._index.position
+
+    def core(self, message_id: str) -> Core | None:
+        """A message, deleted or not; None for an unknown id."""
+        row = self._reader.find(message_id)
+        return None if row is None else self._reader.core(row)
 
     async def compact(self) -> None:
         """Give back the bytes of deleted and expired messages in all closed segments."""

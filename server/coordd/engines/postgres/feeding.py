@@ -6,7 +6,7 @@ from typing import Final, LiteralString
 
 import msgspec
 
-from coordd.engines.postgres.database import Database
+from coordd.engines.postgres.database import Readers
 from coordd.model import PRIORITIES, Agent, Core, Group, Token
 from coordd.store import Change, Claim, Feed
 
@@ -53,7 +53,7 @@ _decode = msgspec.json.decode
 class Feeding:
     """Reads the feed of one store."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Readers) -> None:
         self._database = database
 
     async def feed(self, after: int, limit: int) -> Feed:

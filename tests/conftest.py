@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +28,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
                      help="How long tests/faults/test_stack.py breaks things.")
     parser.addoption("--seed", type=int, default=None,
                      help="Repeat the faults of the run that printed it.")
+    parser.addoption("--organization", type=Path, default=None, metavar="SITE",
+                     help="An organization in the lab that is up already, and is left up.")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -68,12 +71,16 @@ def databases(database_machine: DatabaseMachine) -> Databases:
 
 
 @pytest.fixture(scope="session")
-def organization(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Organization]:
+def organization(request: pytest.FixtureRequest,
+                 tmp_path_factory: pytest.TempPathFactory) -> Iterator[Organization]:
     """Brought up from bare machines by the first test that needs it. A test that breaks it, or
     changes its size, leaves it as it was.
     """
     if os.geteuid() != 0:
         pytest.skip("the lab needs root")
+    if (site := request.config.getoption("--organization")) is not None:
+        yield Organization(Lab(site, Path.home()))
+        return
     base = tmp_path_factory.mktemp("organization")
     lab = Lab(base / "site", base)
     try:

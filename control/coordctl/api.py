@@ -14,6 +14,7 @@ from coordctl.errors import CoordctlError
 
 TRIES: Final = 5
 TIMEOUT_S: Final = 60.0
+NO_ANSWER: Final = "no answer"
 FEED_PAGE: Final = 250
 """Changes a page of the feed: 16 MiB where every body is as large as a send may be."""
 
@@ -59,7 +60,7 @@ class Api:
         try:
             answer = self._http.get("/ready")
         except httpx.TransportError as error:
-            return f"no answer ({error})"
+            return f"{NO_ANSWER} ({error})"
         if answer.status_code == 200:
             return ""
         return _problem(answer).args[0]  # type: ignore[no-any-return]

@@ -20,13 +20,17 @@ PASSWORDS: Final = {
                  "vault_postgres_pooler_password": "pooler's password",
                  "vault_postgres_rest_password": "password of Patroni's API"},
     "pgbouncer": {"vault_pgbouncer_stats_password": "pooler's statistics password"},
+    "rabbitmq": {"vault_rabbitmq_password": "work queue's password",
+                 "vault_rabbitmq_cookie": "work queue's cookie"},
+    "exporters": {"vault_redis_monitor_password": "password of the cache's exporter"},
 }
 """Role → its secrets and what they are called."""
 DATABASE_NAME: Final = "postgres"
 """The host name that the certificate of every database has: its clients reach it by way of others,
 at addresses that are not its own.
 """
-TLS_BETWEEN: Final = ("etcd", "postgres", "pgbouncer", "haproxy")
+TLS_BETWEEN: Final = ("etcd", "postgres", "pgbackrest", "pgbouncer", "haproxy", "rabbitmq",
+                      "prometheus")
 """The roles that speak TLS with other machines."""
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from coordctl import remote
-from coordctl.components import BY_ROLE
+from coordctl.components import BY_ROLE, UNITS
 from coordctl.profile import Profile
 from coordctl.remote import Answer
 from coordctl.site import Site
@@ -19,9 +19,8 @@ PROBE: Final = Path(__file__).with_name("probe.sh")
 SUPPORTED: Final = ("debian", "13")
 CLOCK_LIMIT_S: Final = 5
 FREE_MB_LEAST: Final = 500
-UNITS: Final = {"nginx": "nginx.service", "redis": "redis-server.service",
-                "coordd": "coordd.service"}
-"""Whose port it is when the role stands already."""
+BESIDE: Final = {"rabbitmq": ("epmd.service", "epmd.socket")}
+"""Units that have a port of a role beside the role's own."""
 
 Verdict = Literal["ok", "warning", "error"]
 
@@ -198,10 +197,12 @@ def _ports(machine: str, facts: Facts, topology: Topology) -> list[Finding]:
     if machine == LOCAL:
         return []  # the start itself tells, and knows the site's own server
     findings = []
-    for role in topology.roles[machine]:
+    roles = topology.roles[machine]
+    ours = {unit for role in roles for unit in (UNITS.get(role), *BESIDE.get(role, ()))}
+    for role in roles:
         for port in BY_ROLE[role].ports:
-            program, unit = facts.ports.get(port.number, ("", UNITS.get(role, "")))
-            if program and unit != UNITS.get(role):
+            program, unit = facts.ports.get(port.number, ("", ""))
+            if program and unit not in ours:
                 findings.append(Finding(
                     machine, "ports", "error",
                     f"{port.number}, which {role} needs, is taken by {program}"

@@ -45,7 +45,7 @@ def status(folder: Path, style: str) -> bool:
     here = site.existing(folder)
     facts = gather(here, sample_s=0.0 if here.is_local else SAMPLE_S)
     if style == "table":
-        results_console().print(picture(facts))
+        results_console().print(picture(facts), crop=False)
     else:
         _print(facts, style)
     return bool(facts["ready"])
@@ -64,7 +64,7 @@ def watch(folder: Path, style: str) -> None:
         began = time.monotonic()
         facts = _now(folder)
         if style == "table":
-            console.print(picture(facts))
+            console.print(picture(facts), crop=False)
             say()
         else:
             _print(facts, style, indent=None)  # a line each

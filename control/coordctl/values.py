@@ -21,6 +21,7 @@ from coordctl.credentials import (
 from coordctl.profile import Profile
 from coordctl.site_file import SiteFile
 from coordctl.topology import LOCAL, Topology
+from coordctl.values_monitoring import exporters, prometheus, watched
 
 COORDD_PORT: Final = 8000
 REDIS_PORT: Final = 6379
@@ -28,8 +29,10 @@ POSTGRES_PORT: Final = 5432
 POOLED_PORT: Final = 6432
 REPLICAS_PORT: Final = 6433
 PATRONI_PORT: Final = 8008
+PGBACKREST_PORT: Final = 8432
 ETCD_PORT: Final = 2379
 QUEUE_PORT: Final = 5671
+QUEUE_MONITOR_PORT: Final = 15692
 WORKER_CALLS: Final = 8
 """Calls of hooks that one worker has under way."""
 DRAIN_S: Final = 5
@@ -38,6 +41,8 @@ HTTPS_PORT: Final = 443
 DATABASE: Final = "coordd"
 """The database's name, and that of the role that owns it."""
 DATA: Final = "/var/lib/coordd"
+GET: Final = "/usr/local/lib/coordctl-pgbackrest/get"
+"""Role pgbackrest's: a piece of the database's log of writes from the archive."""
 REOPEN: Final = "systemctl kill -s HUP --kill-whom=main coordd.service"
 
 Values = dict[str, Any]
@@ -64,9 +69,13 @@ def values_of(told: SiteFile, profile: Profile, topology: Topology, controller: 
             "site_name": told.name, "site_level": profile.name, "site_url": controller.url}),
     }
     group_values: dict[str, Callable[[SiteFile, Profile, Topology, Controller], Values]] = {
-        "machine": _machine, "etcd": _etcd, "postgres": _postgres, "pgbouncer": _pgbouncer,
-        "haproxy": _haproxy, "coordd": _coordd, "redis": _redis, "nginx": _nginx,
-        "logrotate": _logrotate, "backup": _backup, "worker": _worker,
+        "machine": _machine, "etcd": _etcd, "postgres": _postgres, "pgbackrest": _pgbackrest,
+        "pgbouncer": _pgbouncer, "haproxy": _haproxy, "coordd": _coordd, "redis": _redis,
+        "rabbitmq": _rabbitmq, "nginx": _nginx, "logrotate": _logrotate, "backup": _backup,
+        "worker": _worker,
+        "exporters": lambda _, __, where, ___: exporters(where) | _tls("exporters"),
+        "prometheus": lambda file, level, where, _: (
+            prometheus(file, level, where) | _tls("prometheus")),
     }
     for role, values in group_values.items():
         if topology.bearers(role):
@@ -75,7 +84,7 @@ def values_of(told: SiteFile, profile: Profile, topology: Topology, controller: 
     for machine in topology.bearers("machine"):
         files[f"host_vars/{machine}.yml"] = ("host_vars/machine.yml.j2", {
             "machine_ssh_port": told.machines[machine].port,
-            **_certificate(topology, machine),
+            **_certificate(topology, machine), "machine_watched": watched(topology, machine),
             "machine_firewall_rules": [
                 {"port": rule.port, "name": rule.role,
                  "from": [_address(told, source) for source in rule.sources]}
@@ -150,9 +159,41 @@ def _postgres(told: SiteFile, profile: Profile, topology: Topology, _: Controlle
         "postgres_clients": [_address(told, machine) for machine in topology.bearers("coordd")],
         "postgres_database": DATABASE, "postgres_user": DATABASE,
         "postgres_shared_buffers_mb": memory_mb // 4, "postgres_max_connections": 200,
-        "postgres_synchronous": profile.stack.store_nodes > 1,
+        "postgres_synchronous": profile.stack.store_nodes > 1, **_archive(told, topology),
         **{name.removeprefix("vault_"): f"{{{{ {name} }}}}" for name in PASSWORDS["postgres"]},
         **_tls("postgres")}
+
+
+def _archive(told: SiteFile, topology: Topology) -> Values:
+    """How Postgres sends its log of writes to the repository, and asks for it. The role that brings
+    both programs is set up after Postgres: until then nothing is sent, and nothing found.
+    """
+    if not topology.bearers("pgbackrest"):
+        return {"postgres_archive_command": "", "postgres_restore_command": ""}
+    push = f"pgbackrest --stanza={told.name} archive-push %p"
+    return {
+        "postgres_archive_command":
+            f"if [ -e /etc/pgbackrest/pgbackrest.conf ]; then {push}; else false; fi",
+        "postgres_restore_command":
+            f"if [ -e {GET} ]; then {GET} {told.name} %f %p; else false; fi"}
+
+
+def keeps_backups(topology: Topology) -> str:
+    """The machine of the database's backups. One that is lost takes what it keeps with it: they are
+    where no database is, as long as there is such a machine.
+    """
+    bearers, databases = topology.bearers("pgbackrest"), topology.bearers("postgres")
+    return next((machine for machine in bearers if machine not in databases), bearers[0])
+
+
+def _pgbackrest(told: SiteFile, profile: Profile, topology: Topology, _: Controller) -> Values:
+    keeps = keeps_backups(topology)
+    return {"pgbackrest_name": "{{ inventory_hostname }}",
+            "pgbackrest_address": "{{ ansible_host }}", "pgbackrest_port": PGBACKREST_PORT,
+            "pgbackrest_repository": {"name": keeps, "address": _address(told, keeps)},
+            "pgbackrest_members": _members(told, topology, "postgres"),
+            "pgbackrest_stanza": told.name, "pgbackrest_dir": "/var/backups/pgbackrest",
+            "pgbackrest_keep_days": profile.sizes.backups_kept, **_tls("pgbackrest")}
 
 
 def _pgbouncer(_: SiteFile, profile: Profile, __: Topology, ___: Controller) -> Values:
@@ -264,7 +305,17 @@ def _redis(_: SiteFile, profile: Profile, topology: Topology, __: Controller) ->
             "redis_port": REDIS_PORT, "redis_user": "coordd",
             "redis_maxmemory_mb": profile.sizes.cache_memory_mb,
             "redis_maxmemory_policy": "allkeys-lru",
-            "redis_password": "{{ vault_redis_password }}"}
+            "redis_password": "{{ vault_redis_password }}",
+            "redis_monitor_password": ("{{ vault_redis_monitor_password }}"
+                                       if topology.bearers("exporters") else "")}
+
+
+def _rabbitmq(told: SiteFile, _: Profile, topology: Topology, __: Controller) -> Values:
+    return {"rabbitmq_members": _members(told, topology, "rabbitmq"),
+            "rabbitmq_name": "{{ inventory_hostname }}", "rabbitmq_address": "{{ ansible_host }}",
+            "rabbitmq_port": QUEUE_PORT, "rabbitmq_monitor_port": QUEUE_MONITOR_PORT,
+            "rabbitmq_user": "coordd", "rabbitmq_password": "{{ vault_rabbitmq_password }}",
+            "rabbitmq_cookie": "{{ vault_rabbitmq_cookie }}", **_tls("rabbitmq")}
 
 
 def _nginx(told: SiteFile, _: Profile, topology: Topology, __: Controller) -> Values:
@@ -280,7 +331,9 @@ def _nginx(told: SiteFile, _: Profile, topology: Topology, __: Controller) -> Va
 def _logrotate(_: SiteFile, profile: Profile, topology: Topology, controller: Controller) -> Values:
     local = LOCAL in topology.roles
     data = str(controller.folder / "data") if local else DATA
-    return {"logrotate_coordd_log": f"{data}/events.log",
+    # A database keeps the events itself; what else has a log comes with a rotation of its own.
+    files = profile.stack.store == "files"
+    return {"logrotate_coordd_log": f"{data}/events.log" if files else "",
             "logrotate_keep": profile.sizes.events_log_days,
             "logrotate_config_file": (str(controller.folder / "logrotate.conf") if local
                                       else "/etc/logrotate.d/coordd"),

@@ -42,7 +42,9 @@ class Looks(Generic[V]):
         await asyncio.wait([before])
         return await look()
 
-    def _done(self, key: Hashable, _: asyncio.Task[V]) -> None:
+    def _done(self, key: Hashable, look: asyncio.Task[V]) -> None:
+        if not look.cancelled():
+            look.exception()  # all who asked may have left; asyncio would call it a defect
         following = self._next.pop(key, None)
         if following is None:
             del self._under_way[key]

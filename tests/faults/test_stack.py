@@ -37,6 +37,7 @@ def test_faults(organization: Organization, request: pytest.FixtureRequest) -> N
     organization.lab.on(organization.bearers("coordd")[0],
                         "command -v faketime || apt-get install -qy libfaketime >/dev/null")
     organization.settled()
+    organization.since = time.time()
     load = Load(organization, seed, name="-faults", resume_limit_s=RESUME_LIMIT_S)
     deadline = time.monotonic() + 60 * minutes
     try:

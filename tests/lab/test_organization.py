@@ -34,6 +34,7 @@ for target in sys.argv[1:]:
 @contextmanager
 def loaded(site: Organization, seed: int) -> Iterator[Load]:
     """Agents at work; at the end nothing is lost, doubled, out of order or skipped."""
+    site.since = time.time()
     load = Load(site, seed, name=f"-{seed}", resume_limit_s=60)
     try:
         load.start()

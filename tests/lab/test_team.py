@@ -134,12 +134,31 @@ def test_status_tells_of_the_machine_and_the_cache(team: Team) -> None:
     machine, = facts["machines"]
     assert (machine["name"], machine["state"]) == ("m1", "up")
     assert facts["release"].startswith(facts["version"])
+    server, = facts["servers"]
+    assert (server["machine"], server["ready"], server["waiting"]) == ("m1", True, 0)
+    assert facts["send_p50_ms"] <= facts["send_p99_ms"]
+    assert facts["backup"]["wanted"] == "nightly"
+    assert (facts["database"], facts["alerts"]) == (None, None)  # a team has neither
     team.on("systemctl stop redis-server")
     try:
-        assert "not active: redis-server.service" in team.json("status")["machines"][0]["state"]
-        assert team.json("status")["ready"] is True  # a cache may die
+        facts = team.json("status")
+        assert "not active: redis-server.service" in facts["machines"][0]["state"]
+        assert facts["ready"] is True  # a cache may die
+        assert {"what": "m1: not active: redis-server.service", "mend": "coordctl up --yes",
+                "machine": "m1"} in facts["problems"]
     finally:
         team.on("systemctl start redis-server")
+
+
+def test_status_is_told_again_and_again_until_ctrl_c(team: Team) -> None:
+    watching = team.start("status", "--watch", "--format", "json")
+    assert watching.stdout is not None
+    try:
+        told = [json.loads(watching.stdout.readline()) for _ in range(3)]
+    finally:
+        team.interrupt(watching)
+    assert all(facts["ready"] and facts["throughput_per_s"] is not None for facts in told)
+    assert watching.wait(timeout=60) == 130
 
 
 def command_lines() -> set[str]:

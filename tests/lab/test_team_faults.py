@@ -13,6 +13,8 @@ import yaml
 
 from support.team import UP_LIMIT_S, Team
 
+STATUS_LIMIT_S = 15.0  # of one that waits for nobody it takes two
+
 
 @contextmanager
 def site_says(team: Team, **fields: object) -> Iterator[None]:
@@ -70,6 +72,20 @@ def test_another_machine_would_begin_without_the_messages(team: Team) -> None:
     with site_says(team, machines={"m2": {"address": "10.213.255.250"}}):
         error = team("up", "--yes", code=1).stderr
     assert f"the messages are on m1 ({team.address})" in error
+
+
+def test_status_of_a_machine_that_is_dead_is_told_soon(team: Team) -> None:
+    """The kernel of a paused machine still takes connections; nobody answers."""
+    team("lab", "fault", "pause", "m1")
+    try:
+        began = time.monotonic()
+        facts = json.loads(team("status", "--format", "json", code=1).stdout)
+        assert time.monotonic() - began < STATUS_LIMIT_S
+    finally:
+        team("lab", "fault", "resume", "m1")
+    assert (facts["ready"], facts["machines"][0]["state"]) == (False, "not reached")
+    assert any(problem["what"].startswith("m1 is not reached: ") and
+               problem["mend"] == "coordctl doctor" for problem in facts["problems"])
 
 
 def test_a_wrong_key(team: Team, tmp_path: Path) -> None:

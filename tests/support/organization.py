@@ -27,6 +27,8 @@ class Organization(Team):
     """Runs coordctl for the lab's site, which stands at level organization."""
 
     answer_limit_s = ANSWER_LIMIT_S
+    since = 0.0
+    """From when on `log` tells, in seconds since 1970."""
     up_s = 0.0
     """How long `coordctl up` took on bare machines."""
 
@@ -79,9 +81,11 @@ class Organization(Team):
             "WHERE datname = 'coordd' AND state = 'active' AND usename = 'coordd'\"")))
 
     def log(self) -> str:
-        """What the message servers wrote."""
-        return "".join(self.lab.on(machine, "journalctl -u coordd -o cat --no-pager -n 3000")
-                       for machine in self.bearers("coordd"))
+        """What the message servers wrote lately."""
+        since = f"--since @{self.since:.0f}" if self.since else ""
+        return "".join(
+            self.lab.on(machine, f"journalctl -u coordd -o cat --no-pager -n 3000 {since}")
+            for machine in self.bearers("coordd"))
 
     def say(self, line: str) -> None:
         """Tell a figure, where pytest lets what tests write through (-s)."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from coordctl.components import COMPONENTS, UNITS
 from coordctl.doctor import PROBE, Facts, Finding, judge
 from coordctl.remote import Answer
 from coordctl.site import Site, make
@@ -76,6 +77,10 @@ def test_what_keeps_a_machine_from_it(site: Site, change: dict[str, str], check:
     assert finding.verdict == "error"
     assert said in finding.says
     assert finding.mend
+
+
+def test_every_role_with_a_port_has_a_unit() -> None:
+    assert {one.role for one in COMPONENTS if one.ports} <= UNITS.keys()
 
 
 def test_a_port_of_what_stands_already_is_ours(site: Site) -> None:

@@ -37,8 +37,28 @@ def test_a_secret_is_named_and_never_there(level: str) -> None:
     for name, text in rendered(level).items():
         for line in text.splitlines():
             key, _, value = line.strip().partition(": ")
-            if any(word in key for word in ("token", "password", "_key")) and "ssh" not in key:
+            secret = any(word in key for word in ("token", "password", "cookie", "_key"))
+            if secret and "ssh" not in key:
                 assert re.fullmatch(SECRET, value), f"{name}: {line}"
+
+
+@pytest.mark.parametrize("level", ["organization", "enterprise"])
+def test_prometheus_asks_for_what_there_is_and_may_reach_it(level: str) -> None:
+    files = {name: yaml.safe_load(text) for name, text in rendered(level).items()}
+    addresses = {name: fields["ansible_host"]
+                 for name, fields in files["hosts.yml"]["all"]["hosts"].items()}
+    [asker] = files["hosts.yml"]["all"]["children"]["prometheus"]["hosts"]
+    assert files["group_vars/exporters.yml"]["exporters_scrapers"] == [asker]
+    asked: dict[str, set[str]] = {}
+    for job in files["group_vars/prometheus.yml"]["prometheus_jobs"]:
+        for machine in job["machines"]:
+            assert machine["address"] == addresses[machine["name"]]
+            asked.setdefault(machine["name"], set()).add(job.get("module", ""))
+            rules = files[f"host_vars/{machine['name']}.yml"]["machine_firewall_rules"]
+            open_ = {rule["port"] for rule in rules if addresses[asker] in rule["from"]}
+            assert machine["name"] == asker or job.get("port", 9999) in open_, job
+    for name in addresses:
+        assert {*files[f"host_vars/{name}.yml"]["machine_watched"]} == asked[name] - {""}
 
 
 def test_what_no_longer_belongs_is_removed_and_a_repeat_changes_nothing(tmp_path: Path) -> None:

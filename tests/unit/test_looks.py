@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
@@ -97,3 +98,18 @@ async def test_a_caller_who_leaves_ends_no_look() -> None:
     assert await third == 2
     await settle()
     assert await looks.ask("a", source.look) == 3
+
+
+async def test_a_look_that_fails_after_all_have_left_is_no_defect() -> None:
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, told: complaints.append(told))
+    looks, source = Looks[int](), Source()
+    source.ended = 12
+    only = asyncio.ensure_future(looks.ask("a", source.look))
+    await settle()
+    only.cancel()
+    await settle()
+    source.gate.set()
+    await settle()
+    gc.collect()
+    assert complaints == []

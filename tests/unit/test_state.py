@@ -71,7 +71,7 @@ def test_a_phase_holds_until_what_it_reads_changes(tmp_path: Path) -> None:
 
 def test_a_level_whose_roles_are_not_there_yet_is_refused() -> None:
     topology = place(profile("enterprise"), [f"m{number}" for number in range(15)])
-    with pytest.raises(CoordctlError, match=r"level enterprise needs the roles .*postgres"):
+    with pytest.raises(CoordctlError, match=r"level enterprise needs the roles .*keepalived"):
         phases.check_kit(profile("enterprise"), phases.of(topology))
 
 

@@ -112,8 +112,8 @@ def site(**changes: Any) -> dict[str, Any]:
             machine("lb1", "etcd", "nginx", "logrotate", "exporters", "prometheus"),
             machine("app1", "haproxy", "coordd", "worker", "logrotate", "exporters"),
             machine("app2", "haproxy", "coordd", "worker", "logrotate", "exporters"),
-            machine("db1", "etcd", "postgres", "pgbouncer", "logrotate", "backup", "exporters"),
-            machine("db2", "etcd", "postgres", "pgbouncer", "logrotate", "backup", "exporters"),
+            machine("db1", "etcd", "postgres", "pgbackrest", "pgbouncer", "logrotate", "exporters"),
+            machine("db2", "etcd", "postgres", "pgbackrest", "pgbouncer", "logrotate", "exporters"),
             machine("cache1", "redis", "rabbitmq", "logrotate", "exporters")],
         "servers": [{"machine": "app1", **server}, {"machine": "app2", **server}],
         "database": database({"db1": leader(), "db2": replica()}, synchronous=True, now=NOW),
@@ -146,7 +146,8 @@ def test_nothing_is_wrong() -> None:
     ({"unfinished": "r1"}, "the run r1 has not ended well", "coordctl up --resume"),
     ({"ready": False, "not_ready": "no answer"}, "no message can be stored: no answer",
      "coordctl doctor"),
-    ({"machines": machines(db2={"error": "no route", "state": "not reached"})},
+    ({"machines": machines(db2={"error": "no route", "state": "not reached"}),
+      "backup": site()["backup"] | {"at": None, "age_s": None, "error": "not reached"}},
      "db2 is not reached: no route", "coordctl doctor"),
     ({"machines": machines(cache1={"down": ["redis-server.service"], "state": "x"})},
      "cache1: not active: redis-server.service", "coordctl up --yes"),
@@ -168,14 +169,14 @@ def test_nothing_is_wrong() -> None:
     ({"servers": [site()["servers"][0] | {"ready": False, "why": "no database"}]},
      "app1: its message server cannot store a message: no database",
      "ssh app1 journalctl -u coordd -n 30"),
-    ({"queue": site()["queue"] | {"dead": 2}}, "2 pieces of background work were given up",
+    ({"queue": site()["queue"] | {"dead": 2}}, "2 dead letters: hooks were told in vain",
      "coordctl hook dead"),
     ({"queue": site()["queue"] | {"lag": 5000}}, "background work is 5,000 pieces behind",
      "coordctl status --watch"),
     ({"backup": site()["backup"] | {"at": None, "age_s": None}}, "there is no backup yet",
-     "ssh db1 journalctl -u '*backup*' -u 'pgbackrest*' -n 30"),
+     "coordctl backup"),
     ({"backup": site()["backup"] | {"wanted": "nightly", "age_s": 30 * 3600}},
-     "the newest backup is 30 hours old", "ssh db1 systemctl start coordd-backup"),
+     "the newest backup is 30 hours old", "coordctl backup"),
     ({"alerts": [alert("ClockSkewed", "db1")]}, "told of ClockSkewed", "mend ClockSkewed"),
 ])
 def test_what_is_wrong_is_told_once_with_what_mends_it(changes: dict[str, Any], what: str,
@@ -229,8 +230,8 @@ def test_what_nobody_knows_is_a_dash_and_no_error() -> None:
                  servers=[{"machine": "app1", **nothing}],
                  database=database({"db1": {"error": "not reached"}}, synchronous=True, now=NOW),
                  backup={"wanted": "pgbackrest", "machine": "db1", "kind": None, "at": None,
-                         "age_s": None, "size_bytes": None, "error": "not reached"})
+                         "age_s": None, "size_bytes": None, "error": "pgbackrest: no stanza"})
     assert "not ready" in drawn(facts, 80)
-    assert ("whether there is a backup is not known: not reached"
+    assert ("whether there is a backup is not known: pgbackrest: no stanza"
             in [what for what, _ in wrong(facts)])
     json.dumps(facts)

@@ -49,7 +49,7 @@ def test_only_those_who_must_reach_a_port_may() -> None:
         assert cache not in others[5432]
     for machine in topology.bearers("coordd"):
         assert {(rule.port, rule.sources) for rule in topology.rules(machine)} == {
-            (8000, tuple(topology.bearers("nginx")))}
+            (8000, tuple(topology.bearers("nginx"))), (9999, tuple(topology.bearers("prometheus")))}
     anyone = {(machine, rule.port) for machine in topology.roles
               for rule in topology.rules(machine) if not rule.sources}
     assert anyone == {(machine, 443) for machine in topology.bearers("nginx")}

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +22,8 @@ NEEDED: Final = {"podman": "podman", "runc": "runc", "netavark": "netavark", "nf
 _PLACES: Final = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/lib/podman",
                   "/usr/libexec/podman")
 _LOCKS: Final = Path("/run/lock/coordctl-lab")
+_WATCHES: Final = Path("/proc/sys/fs/inotify/max_user_instances")
+WATCHES_LEAST: Final = 1024
 
 
 def require_root(command: str) -> None:
@@ -63,6 +65,16 @@ def cache() -> Path:
     folder = folders.cache() / "lab"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
+
+
+def make_room() -> None:
+    """Let root watch as many sets of files as the machines need. A machine's systemd takes seven or
+    more, the kernel's 128 are all machines' together, and a unit that gets none fails at boot.
+    """
+    if int(_WATCHES.read_text(encoding="ascii")) < WATCHES_LEAST:
+        # Where this computer is itself a container it may not be ours to change.
+        with suppress(OSError):
+            _WATCHES.write_text(str(WATCHES_LEAST), encoding="ascii")
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -52,6 +53,7 @@ def up(folder: Path, count: int, level: str, given: str | None, *, yes: bool) ->
         run.log(asked or f"{lab}: nothing to change")
         if build:
             image.ensure()
+        host.make_room()
         subnet = network.ensure(lab, str(folder))
         faults.forget_gone()
         key = site_file.ensure_key(folder)
@@ -133,12 +135,15 @@ def status(folder: Path, given: str | None, style: str) -> None:
 
 
 def shell(folder: Path, given: str | None, name: str, command: list[str]) -> None:
-    """Become ssh to the machine. Returns only by raising CoordctlError."""
+    """Become ssh to the machine. `command`: one word is a script, several are an argv. Returns only
+    by raising CoordctlError.
+    """
     host.require_root(f"shell {name}")
     each = _in_state(name_of(folder, given), name, ("running",))
     terminal = [] if command else ["-t"]
     argv = site_file.ssh(folder, each.address)
-    os.execvp(argv[0], [*argv[:-1], *terminal, argv[-1], *command])  # noqa: S606
+    words = command if len(command) < 2 else [shlex.join(command)]
+    os.execvp(argv[0], [*argv[:-1], *terminal, argv[-1], *words])  # noqa: S606
 
 
 def break_one(folder: Path, given: str | None, kind: str, name: str) -> None:

@@ -11,29 +11,22 @@ from pathlib import Path
 from typing import Any, Final
 
 from coordctl import process, remote
-from coordctl.api import Api
+from coordctl.api import NO_ANSWER, Api
+from coordctl.components import UNITS
 from coordctl.errors import CoordctlError
 from coordctl.profile import Profile
 from coordctl.site import Site
 from coordctl.status import look
 from coordctl.status.figures import Looks, database, speeds
-from coordctl.status.wrong import problems
+from coordctl.status.wrong import NOT_REACHED, problems
 from coordctl.topology import Topology
-from coordctl.values import COORDD_PORT, PATRONI_PORT
+from coordctl.values import COORDD_PORT, PATRONI_PORT, keeps_backups
 
 CONNECT_S: Final = 3
 """A machine that is dead costs no more."""
 ROUND_S: Final = 9.0
 CALL_S: Final = 4.0
 PROMETHEUS: Final = "http://127.0.0.1:9090"
-UNITS: Final = {
-    "machine": "coordctl-firewall.service", "etcd": "etcd.service", "postgres": "patroni.service",
-    "pgbouncer": "pgbouncer.service", "haproxy": "haproxy.service",
-    "redis": "redis-server.service", "rabbitmq": "rabbitmq-server.service",
-    "coordd": "coordd.service", "worker": "coordd-worker.service", "nginx": "nginx.service",
-    "logrotate": "logrotate.timer", "exporters": "prometheus-exporter-exporter.service",
-    "prometheus": "prometheus.service"}
-"""Role → the unit that must be active."""
 
 Parts = Mapping[str, Mapping[str, Any]]
 """What one machine told: see look.py. Empty: it was not reached."""
@@ -84,6 +77,8 @@ def _called(here: Site) -> dict[str, Any]:
     with Api(here.url, here.token(), here.authority, timeout_s=CALL_S, tries=1) as api:
         why = api.ready()
         answers |= {"ready": not why, "not_ready": why or None}
+        if why.startswith(NO_ANSWER):
+            return answers
         try:
             stats = api.stats()
             answers |= {"messages": stats["messages"], "unread": stats["unread"],
@@ -101,6 +96,10 @@ def _called(here: Site) -> dict[str, Any]:
 def _remote(here: Site, facts: dict[str, Any], sample_s: float) -> None:
     topology, profile = here.topology(), here.profile()
     asked = {machine: _asked(here, topology, machine, sample_s) for machine in topology.roles}
+    makers = _makers(topology)
+    for machine, timers in makers.items():
+        asked[machine]["units"] += timers
+        asked[machine]["backup"] = None
     with ThreadPoolExecutor(1) as pool:
         calls = pool.submit(_called, here)
         answers = remote.run(here, {machine: (_script(), [json.dumps(parts)])
@@ -115,10 +114,10 @@ def _remote(here: Site, facts: dict[str, Any], sample_s: float) -> None:
     facts |= speeds(looks for parts in servers.values() if (looks := _looks(parts)))
     if members := topology.bearers("postgres"):
         facts["database"] = database(
-            {machine: told[machine].get("patroni", {"error": "not reached"})
+            {machine: told[machine].get("patroni", {"error": NOT_REACHED})
              for machine in members},
             synchronous=profile.stack.store_nodes > 1, now=datetime.now(UTC))
-    if makers := topology.bearers("backup"):
+    if makers:
         facts["backup"] = _backup({machine: told[machine] for machine in makers}, profile)
     for machine in topology.bearers("prometheus"):
         facts["alerts"] = _alerts(told[machine].get("prometheus", {}))
@@ -136,9 +135,15 @@ def _asked(here: Site, topology: Topology, machine: str, sample_s: float) -> dic
                             else f"https://{address}:{PATRONI_PORT}")
     if "prometheus" in roles:
         asked["prometheus"] = PROMETHEUS
-    if "backup" in roles:
-        asked["backup"] = None
     return asked
+
+
+def _makers(topology: Topology) -> dict[str, list[str]]:
+    """The machines that have backups, and the timers that make them."""
+    if topology.bearers("pgbackrest"):
+        return {keeps_backups(topology): [f"coordctl-pgbackrest@{kind}.timer"
+                                          for kind in ("full", "incr")]}
+    return {machine: ["coordd-backup.timer"] for machine in topology.bearers("backup")}
 
 
 def _script() -> str:
@@ -165,7 +170,7 @@ def _machine(here: Site, topology: Topology, machine: str, answer: remote.Answer
     if not told:
         error = answer.error.splitlines()[-1] if answer.error else f"exit code {answer.code}"
     return {"name": machine, "address": here.address(machine),
-            "state": "not reached" if error else
+            "state": NOT_REACHED if error else
             f"not active: {', '.join(down)}" if down else "up",
             "roles": list(topology.roles[machine]), "free": disk.get("free"),
             "free_part": _part(disk, "free", "total"),
@@ -185,7 +190,7 @@ def _looks(parts: Parts) -> Looks | None:
 def _server(machine: str, parts: Parts) -> dict[str, Any]:
     looks = _looks(parts)
     part = parts.get("coordd", {})
-    why = part.get("error", "not reached") if looks is None else part["is"]["why"]
+    why = part.get("error", NOT_REACHED) if looks is None else part["is"]["why"]
     waiting = None if looks is None else looks.later.get("coordd_messages_waiting")
     return {"machine": machine, "ready": not why, "why": why or None,
             **speeds([looks] if looks else []),
@@ -196,7 +201,7 @@ def _backup(told: Mapping[str, Parts], profile: Profile) -> dict[str, Any]:
     """The newest of all machines that make some."""
     rows = [{"machine": machine, **found} for machine, parts in told.items()
             if (found := parts.get("backup", {}).get("is"))]
-    errors = [parts["backup"]["error"] if "backup" in parts else "not reached"
+    errors = [parts["backup"]["error"] if "backup" in parts else NOT_REACHED
               for parts in told.values() if "is" not in parts.get("backup", {})]
     newest: dict[str, Any] = max(rows, key=lambda row: row["at"], default={})
     return {"wanted": profile.stack.backup, "machine": newest.get("machine", next(iter(told))),

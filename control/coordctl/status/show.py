@@ -133,7 +133,7 @@ def _behind(facts: Facts) -> Table | None:
     grid.add_column(overflow="fold")
     if (queue := facts["queue"]) is not None:
         grid.add_row("work", f"{queue['kind']}: {queue['waiting']:,} wait, {queue['lag']:,} not "
-                             f"looked at yet, {queue['dead']:,} given up")
+                             f"looked at yet, {queue['dead']:,} dead")
     if (backup := facts["backup"]) is not None:
         grid.add_row("backup", "none" if backup["at"] is None else (
             f"{backup['kind']}, {_ago(backup['age_s'])} ago, {size(backup['size_bytes'])}, "
@@ -169,4 +169,5 @@ def _wrong(facts: Facts) -> Iterator[RenderableType]:
     yield Text("What is wrong, and what mends it", "bold red")
     for problem in facts["problems"]:
         yield Text(f"  {problem['what']}")
-        yield Text(f"    {problem['mend']}", "cyan")
+        # Not broken up: a command is copied.
+        yield Text(f"    {problem['mend']}", "cyan", no_wrap=True, overflow="ignore")

@@ -11,6 +11,9 @@ LAG_BYTES_MAX: Final = 64 * 1024 * 1024
 BACKUP_HOURS_MAX: Final = 26
 WORK_MAX: Final = 1000
 
+NOT_REACHED: Final = "not reached"
+"""Of a machine: told once, not for each thing that it was asked for."""
+
 Facts = Mapping[str, Any]
 
 
@@ -26,7 +29,7 @@ class Problem(NamedTuple):
 def problems(facts: Facts, login: Callable[[str], str]) -> list[Problem]:
     """In the order in which to mend them. `login`: a machine → what opens a shell on it."""
     found = [*_site(facts), *_machines(facts, login), *_database(facts, login),
-             *_servers(facts, login), *_behind(facts, login)]
+             *_servers(facts, login), *_behind(facts)]
     told = {(name, problem.machine) for problem in found for name in problem.alerts}
     # A finding about no machine is about the site.
     return found + [
@@ -42,10 +45,12 @@ def _site(facts: Facts) -> Iterator[Problem]:
     if facts["unfinished"]:
         yield Problem(f"the run {facts['unfinished']} has not ended well", "coordctl up --resume")
     if not facts["ready"]:
-        down = [machine for machine in facts["machines"] or () if machine["state"] != "up"]
+        starts = not facts["machines"] or (
+            any(machine["down"] for machine in facts["machines"])
+            and not any(machine["error"] for machine in facts["machines"]))
         yield Problem(f"no message can be stored: {facts['not_ready'] or 'the reason is not told'}",
-                      "coordctl up --yes" if down or not facts["machines"] else "coordctl doctor",
-                      None, ("MessageServerNotReady",))
+                      "coordctl up --yes" if starts else "coordctl doctor", None,
+                      ("MessageServerNotReady",))
 
 
 def _machines(facts: Facts, login: Callable[[str], str]) -> Iterator[Problem]:
@@ -112,11 +117,11 @@ def _servers(facts: Facts, login: Callable[[str], str]) -> Iterator[Problem]:
                           ("MessageServerNotReady", "ServiceDown"))
 
 
-def _behind(facts: Facts, login: Callable[[str], str]) -> Iterator[Problem]:
+def _behind(facts: Facts) -> Iterator[Problem]:
     """What is not in the way of a send."""
     if (queue := facts["queue"]) is not None:
         if queue["dead"]:
-            yield Problem(f"{queue['dead']} pieces of background work were given up",
+            yield Problem(f"{queue['dead']:,} dead letters: hooks were told in vain",
                           "coordctl hook dead", None, ("WorkDead",))
         if max(queue["lag"], queue["waiting"]) > WORK_MAX:
             yield Problem(f"background work is {max(queue['lag'], queue['waiting']):,} pieces "
@@ -125,13 +130,11 @@ def _behind(facts: Facts, login: Callable[[str], str]) -> Iterator[Problem]:
             yield Problem(f"background work is not handed out: {queue['problem']}",
                           "coordctl up --yes")
     if (backup := facts["backup"]) is not None:
-        shell = login(backup["machine"])
-        mend = (f"{shell} systemctl start coordd-backup" if backup["wanted"] == "nightly" else
-                f"{shell} journalctl -u '*backup*' -u 'pgbackrest*' -n 30")
-        if backup["at"] is None:
+        mend = "coordctl backup"
+        if backup["at"] is None and backup["error"] != NOT_REACHED:
             yield Problem("there is no backup yet" if not backup["error"] else
                           f"whether there is a backup is not known: {backup['error']}",
                           mend, None, ("BackupTooOld",))
-        elif backup["age_s"] > BACKUP_HOURS_MAX * 3600:
+        elif (backup["age_s"] or 0) > BACKUP_HOURS_MAX * 3600:
             yield Problem(f"the newest backup is {backup['age_s'] / 3600:.0f} hours old", mend,
                           None, ("BackupTooOld",))

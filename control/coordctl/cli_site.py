@@ -251,5 +251,28 @@ def failover(context: click.Context, machine: str | None, *, yes: bool) -> None:
     database.failover(folder(context), machine, yes=yes)
 
 
-COMMANDS = (levels, init, plan, render, up, down, status, scale, update, failover,
-            doctor)
+@click.command()
+@site_option
+@click.pass_context
+def backup(context: click.Context) -> None:
+    """Make a backup now, beside those of every night."""
+    from coordctl import backups
+
+    backups.backup(folder(context))
+
+
+@click.command()
+@site_option
+@click.option("--to", "moment", required=True, metavar="TIME",
+              help="Such as 2026-11-24T02:31, or latest.")
+@yes_option
+@click.pass_context
+def restore(context: click.Context, moment: str, *, yes: bool) -> None:
+    """Bring the database to what it was at TIME. Message servers stop meanwhile."""
+    from coordctl import backups
+
+    backups.restore(folder(context), moment, yes=yes)
+
+
+COMMANDS = (levels, init, plan, render, up, down, status, scale, update, failover, backup,
+            restore, doctor)

@@ -47,6 +47,8 @@ COMPONENTS: Final = (
     Component("postgres", "the messages", _database,
               (Port(5432, ("postgres", "haproxy", "coordd", "worker")),
                Port(8008, ("postgres", "haproxy", "prometheus")))),
+    Component("pgbackrest", "backups of the database", lambda stack: stack.backup == "pgbackrest",
+              (Port(8432, ("pgbackrest",)),)),
     Component("pgbouncer", "database connections", lambda stack: stack.pooling == "pgbouncer",
               (Port(6432, ("haproxy", "coordd", "worker")),)),
     Component("haproxy", "the way to the leader", _failover),
@@ -61,7 +63,7 @@ COMPONENTS: Final = (
               (Port(443, (ANYONE,)),)),
     Component("keepalived", "one virtual address", lambda stack: stack.load_balancers > 1),
     Component("logrotate", "log rotation", lambda stack: stack.log_rotation == "logrotate"),
-    Component("backup", "backups", lambda stack: stack.backup != "none"),
+    Component("backup", "backups", lambda stack: stack.backup == "nightly"),
     Component("exporters", "what is measured", _monitored, (Port(9999, ("prometheus",)),)),
     Component("prometheus", "monitoring, alerts", _monitored),
 )
@@ -69,7 +71,8 @@ COMPONENTS: Final = (
 
 UNITS: Final = {
     "machine": "coordctl-firewall.service", "etcd": "etcd.service", "postgres": "patroni.service",
-    "pgbouncer": "pgbouncer.service", "haproxy": "haproxy.service",
+    "pgbackrest": "pgbackrest.service", "pgbouncer": "pgbouncer.service",
+    "haproxy": "haproxy.service",
     "redis": "redis-server.service", "rabbitmq": "rabbitmq-server.service",
     "coordd": "coordd.service", "worker": "coordd-worker.service", "nginx": "nginx.service",
     "logrotate": "logrotate.timer", "exporters": "prometheus-exporter-exporter.service",

@@ -29,7 +29,7 @@ DATABASE_NAME: Final = "postgres"
 """The host name that the certificate of every database has: its clients reach it by way of others,
 at addresses that are not its own.
 """
-TLS_BETWEEN: Final = ("etcd", "postgres", "pgbouncer", "haproxy", "rabbitmq", "exporters",
+TLS_BETWEEN: Final = ("etcd", "postgres", "pgbackrest", "pgbouncer", "haproxy", "rabbitmq",
                       "prometheus")
 """The roles that speak TLS with other machines."""
 

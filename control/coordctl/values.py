@@ -29,6 +29,7 @@ POSTGRES_PORT: Final = 5432
 POOLED_PORT: Final = 6432
 REPLICAS_PORT: Final = 6433
 PATRONI_PORT: Final = 8008
+PGBACKREST_PORT: Final = 8432
 ETCD_PORT: Final = 2379
 QUEUE_PORT: Final = 5671
 QUEUE_MONITOR_PORT: Final = 15692
@@ -40,6 +41,8 @@ HTTPS_PORT: Final = 443
 DATABASE: Final = "coordd"
 """The database's name, and that of the role that owns it."""
 DATA: Final = "/var/lib/coordd"
+GET: Final = "/usr/local/lib/coordctl-pgbackrest/get"
+"""Role pgbackrest's: a piece of the database's log of writes from the archive."""
 REOPEN: Final = "systemctl kill -s HUP --kill-whom=main coordd.service"
 
 Values = dict[str, Any]
@@ -66,9 +69,10 @@ def values_of(told: SiteFile, profile: Profile, topology: Topology, controller: 
             "site_name": told.name, "site_level": profile.name, "site_url": controller.url}),
     }
     group_values: dict[str, Callable[[SiteFile, Profile, Topology, Controller], Values]] = {
-        "machine": _machine, "etcd": _etcd, "postgres": _postgres, "pgbouncer": _pgbouncer,
-        "haproxy": _haproxy, "coordd": _coordd, "redis": _redis, "rabbitmq": _rabbitmq,
-        "nginx": _nginx, "logrotate": _logrotate, "backup": _backup, "worker": _worker,
+        "machine": _machine, "etcd": _etcd, "postgres": _postgres, "pgbackrest": _pgbackrest,
+        "pgbouncer": _pgbouncer, "haproxy": _haproxy, "coordd": _coordd, "redis": _redis,
+        "rabbitmq": _rabbitmq, "nginx": _nginx, "logrotate": _logrotate, "backup": _backup,
+        "worker": _worker,
         "exporters": lambda _, __, where, ___: exporters(where) | _tls("exporters"),
         "prometheus": lambda file, level, where, _: (
             prometheus(file, level, where) | _tls("prometheus")),
@@ -155,9 +159,41 @@ def _postgres(told: SiteFile, profile: Profile, topology: Topology, _: Controlle
         "postgres_clients": [_address(told, machine) for machine in topology.bearers("coordd")],
         "postgres_database": DATABASE, "postgres_user": DATABASE,
         "postgres_shared_buffers_mb": memory_mb // 4, "postgres_max_connections": 200,
-        "postgres_synchronous": profile.stack.store_nodes > 1,
+        "postgres_synchronous": profile.stack.store_nodes > 1, **_archive(told, topology),
         **{name.removeprefix("vault_"): f"{{{{ {name} }}}}" for name in PASSWORDS["postgres"]},
         **_tls("postgres")}
+
+
+def _archive(told: SiteFile, topology: Topology) -> Values:
+    """How Postgres sends its log of writes to the repository, and asks for it. The role that brings
+    both programs is set up after Postgres: until then nothing is sent, and nothing found.
+    """
+    if not topology.bearers("pgbackrest"):
+        return {"postgres_archive_command": "", "postgres_restore_command": ""}
+    push = f"pgbackrest --stanza={told.name} archive-push %p"
+    return {
+        "postgres_archive_command":
+            f"if [ -e /etc/pgbackrest/pgbackrest.conf ]; then {push}; else false; fi",
+        "postgres_restore_command":
+            f"if [ -e {GET} ]; then {GET} {told.name} %f %p; else false; fi"}
+
+
+def keeps_backups(topology: Topology) -> str:
+    """The machine of the database's backups. One that is lost takes what it keeps with it: they are
+    where no database is, as long as there is such a machine.
+    """
+    bearers, databases = topology.bearers("pgbackrest"), topology.bearers("postgres")
+    return next((machine for machine in bearers if machine not in databases), bearers[0])
+
+
+def _pgbackrest(told: SiteFile, profile: Profile, topology: Topology, _: Controller) -> Values:
+    keeps = keeps_backups(topology)
+    return {"pgbackrest_name": "{{ inventory_hostname }}",
+            "pgbackrest_address": "{{ ansible_host }}", "pgbackrest_port": PGBACKREST_PORT,
+            "pgbackrest_repository": {"name": keeps, "address": _address(told, keeps)},
+            "pgbackrest_members": _members(told, topology, "postgres"),
+            "pgbackrest_stanza": told.name, "pgbackrest_dir": "/var/backups/pgbackrest",
+            "pgbackrest_keep_days": profile.sizes.backups_kept, **_tls("pgbackrest")}
 
 
 def _pgbouncer(_: SiteFile, profile: Profile, __: Topology, ___: Controller) -> Values:

@@ -20,7 +20,7 @@ from coordctl.status import look
 from coordctl.status.figures import Looks, database, speeds
 from coordctl.status.wrong import NOT_REACHED, problems
 from coordctl.topology import Topology
-from coordctl.values import COORDD_PORT, PATRONI_PORT
+from coordctl.values import COORDD_PORT, PATRONI_PORT, keeps_backups
 
 CONNECT_S: Final = 3
 """A machine that is dead costs no more."""
@@ -96,9 +96,10 @@ def _called(here: Site) -> dict[str, Any]:
 def _remote(here: Site, facts: dict[str, Any], sample_s: float) -> None:
     topology, profile = here.topology(), here.profile()
     asked = {machine: _asked(here, topology, machine, sample_s) for machine in topology.roles}
-    if profile.stack.backup == "nightly":
-        for machine in topology.bearers("backup"):
-            asked[machine]["units"].append("coordd-backup.timer")
+    makers = _makers(topology)
+    for machine, timers in makers.items():
+        asked[machine]["units"] += timers
+        asked[machine]["backup"] = None
     with ThreadPoolExecutor(1) as pool:
         calls = pool.submit(_called, here)
         answers = remote.run(here, {machine: (_script(), [json.dumps(parts)])
@@ -116,7 +117,7 @@ def _remote(here: Site, facts: dict[str, Any], sample_s: float) -> None:
             {machine: told[machine].get("patroni", {"error": NOT_REACHED})
              for machine in members},
             synchronous=profile.stack.store_nodes > 1, now=datetime.now(UTC))
-    if makers := topology.bearers("backup"):
+    if makers:
         facts["backup"] = _backup({machine: told[machine] for machine in makers}, profile)
     for machine in topology.bearers("prometheus"):
         facts["alerts"] = _alerts(told[machine].get("prometheus", {}))
@@ -134,9 +135,15 @@ def _asked(here: Site, topology: Topology, machine: str, sample_s: float) -> dic
                             else f"https://{address}:{PATRONI_PORT}")
     if "prometheus" in roles:
         asked["prometheus"] = PROMETHEUS
-    if "backup" in roles:
-        asked["backup"] = None
     return asked
+
+
+def _makers(topology: Topology) -> dict[str, list[str]]:
+    """The machines that have backups, and the timers that make them."""
+    if topology.bearers("pgbackrest"):
+        return {keeps_backups(topology): [f"coordctl-pgbackrest@{kind}.timer"
+                                          for kind in ("full", "incr")]}
+    return {machine: ["coordd-backup.timer"] for machine in topology.bearers("backup")}
 
 
 def _script() -> str:

@@ -29,7 +29,7 @@ class Problem(NamedTuple):
 def problems(facts: Facts, login: Callable[[str], str]) -> list[Problem]:
     """In the order in which to mend them. `login`: a machine → what opens a shell on it."""
     found = [*_site(facts), *_machines(facts, login), *_database(facts, login),
-             *_servers(facts, login), *_behind(facts, login)]
+             *_servers(facts, login), *_behind(facts)]
     told = {(name, problem.machine) for problem in found for name in problem.alerts}
     # A finding about no machine is about the site.
     return found + [
@@ -117,7 +117,7 @@ def _servers(facts: Facts, login: Callable[[str], str]) -> Iterator[Problem]:
                           ("MessageServerNotReady", "ServiceDown"))
 
 
-def _behind(facts: Facts, login: Callable[[str], str]) -> Iterator[Problem]:
+def _behind(facts: Facts) -> Iterator[Problem]:
     """What is not in the way of a send."""
     if (queue := facts["queue"]) is not None:
         if queue["dead"]:
@@ -130,9 +130,7 @@ def _behind(facts: Facts, login: Callable[[str], str]) -> Iterator[Problem]:
             yield Problem(f"background work is not handed out: {queue['problem']}",
                           "coordctl up --yes")
     if (backup := facts["backup"]) is not None:
-        shell = login(backup["machine"])
-        mend = (f"{shell} systemctl start coordd-backup" if backup["wanted"] == "nightly" else
-                f"{shell} journalctl -u '*backup*' -u 'pgbackrest*' -n 30")
+        mend = "coordctl backup"
         if backup["at"] is None and backup["error"] != NOT_REACHED:
             yield Problem("there is no backup yet" if not backup["error"] else
                           f"whether there is a backup is not known: {backup['error']}",

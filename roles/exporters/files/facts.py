@@ -22,7 +22,8 @@ from pathlib import Path
 INTERVAL_S = 60.0
 LIMIT_S = 20.0
 CERTIFICATES = ("nginx/*.pem", "redis/*.pem", "etcd/**/*", "patroni/**/*", "pgbouncer/**/*",
-                "haproxy/**/*", "rabbitmq/**/*", "prometheus/*.pem", "coordctl*/*.pem")
+                "haproxy/**/*", "pgbackrest/*.pem", "rabbitmq/**/*", "prometheus/*.pem",
+                "coordctl*/*.pem")
 BACKUPS = Path("/var/backups/coordd")
 Sample = tuple[str, dict[str, str], float]
 

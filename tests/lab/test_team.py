@@ -128,6 +128,11 @@ def test_what_was_changed_by_hand_is_shown_and_mended(team: Team) -> None:
 
 
 def test_status_tells_of_the_machine_and_the_cache(team: Team) -> None:
+    with team.client(team.token("looker")) as looker:
+        assert looker.post("/api/v1/messages", json={
+            "from_agent": "looker", "to_agent": "looker", "subject": "Hi", "body": "x"}
+            ).status_code == 200
+        assert looker.get("/api/v1/inbox/looker").status_code == 200
     facts = team.json("status")
     assert (facts["level"], facts["ready"]) == ("team", True)
     assert facts["cache_hit_rate"] is not None
@@ -151,14 +156,14 @@ def test_status_tells_of_the_machine_and_the_cache(team: Team) -> None:
 
 
 def test_status_is_told_again_and_again_until_ctrl_c(team: Team) -> None:
-    watching = team.start("status", "--watch", "--format", "json")
-    assert watching.stdout is not None
-    try:
-        told = [json.loads(watching.stdout.readline()) for _ in range(3)]
-    finally:
-        team.interrupt(watching)
+    with team.start("status", "--watch", "--format", "json") as watching:
+        assert watching.stdout is not None
+        try:
+            told = [json.loads(watching.stdout.readline()) for _ in range(3)]
+        finally:
+            team.interrupt(watching)
+        assert watching.wait(timeout=60) == 130
     assert all(facts["ready"] and facts["throughput_per_s"] is not None for facts in told)
-    assert watching.wait(timeout=60) == 130
 
 
 def command_lines() -> set[str]:

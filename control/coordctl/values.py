@@ -217,7 +217,8 @@ def _haproxy(told: SiteFile, _: Profile, topology: Topology, __: Controller) -> 
 def _database(told: SiteFile, profile: Profile, topology: Topology) -> Values:
     """A message server's way to the database: the balancer on its own machine finds the leader."""
     balanced = bool(topology.bearers("haproxy"))
-    way = "127.0.0.1" if balanced else _near(told, topology, topology.bearers("postgres")[0])
+    # Database and pooler listen on their machine's address alone: the balancer has the loopback's.
+    way = "127.0.0.1" if balanced else _address(told, topology.bearers("postgres")[0])
 
     def url(port: int) -> str:
         return f"postgresql://{way}:{port}/{DATABASE}"

@@ -10,6 +10,8 @@ import yaml
 
 from coordctl import render
 from coordctl.profile import LEVELS
+from coordctl.site import Site
+from coordctl.values import Controller, values_of
 from support.inventories import EXAMPLES, rendered
 
 SECRET = r'""|"\{\{ (vault_[a-z0-9_]+|machine_certificate_key) \}\}"'
@@ -78,3 +80,14 @@ def test_the_difference_is_shown_by_line() -> None:
     lines = render.diff(before, after)
     assert {"-y: 2", "+y: 3", "+w: 1", "-z: 1", "+++ /dev/null", "--- /dev/null"} <= set(lines)
     assert render.diff(before, before) == []
+
+
+def test_a_database_without_a_balancer_is_reached_where_it_listens(tmp_path: Path) -> None:
+    (tmp_path / "site.yml").write_text(yaml.safe_dump({
+        "name": "example", "level": "team", "machines": {"m1": {"address": "192.0.2.1"}},
+        "stack": {"store": "postgres", "backup": "pgbackrest"}}), encoding="utf-8")
+    site = Site(tmp_path)
+    values = values_of(site.file, site.profile(), site.topology(), Controller(tmp_path, site.url))
+    settings = values["group_vars/coordd.yml"][1]["coordd_settings"]
+    assert settings["postgres_url"] == "postgresql://192.0.2.1:5432/coordd"
+    assert values["group_vars/postgres.yml"][1]["postgres_clients"] == ["192.0.2.1"]

@@ -6,11 +6,15 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from support.ctl import Ctl
 from support.receiver import Receiver, await_
+
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture
@@ -35,11 +39,21 @@ def send(ctl: Ctl, subject: str, body: str = "there") -> str:
     return str(answer["id"])
 
 
+def asked(ctl: Ctl, path: str) -> Any:
+    """What the server answers its operator."""
+    token = (ctl.folder / "admin.token").read_text(encoding="ascii").strip()
+    answer = httpx.get(f"{ctl.url}/api/v1/admin{path}", timeout=60,
+                       headers={"Authorization": f"Bearer {token}"})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
 def head(ctl: Ctl, messages: int) -> str:
-    """The chain's, once so many messages are in it."""
-    facts = await_(lambda: (found := json.loads(ctl("verify", "--format", "json").stdout))[
-        "messages"] + found["gone"] == messages and found)
+    """The chain's, once so many messages are in it, as verify tells it."""
+    await_(lambda: len(asked(ctl, "/work/chain")["links"]) == messages)
+    facts = json.loads(ctl("verify", "--format", "json").stdout)
     assert facts["wrong"] is None
+    assert facts["messages"] + facts["gone"] == messages
     return str(facts["head"])
 
 
@@ -64,7 +78,8 @@ def test_a_hook_from_its_making_to_its_end(ctl: Ctl, receiver: Receiver) -> None
 
     receiver.status = 500
     message = send(ctl, "b")
-    [dead] = await_(lambda: json.loads(ctl("hook", "dead", "--format", "json").stdout))
+    await_(lambda: asked(ctl, "/work/dead")["dead"])
+    [dead] = json.loads(ctl("hook", "dead", "--format", "json").stdout)
     assert (dead["message_id"], dead["tries"]) == (message, 2)
     assert "answered 500" in ctl("hook", "dead", "--hook", hook["id"]).stdout
     status = " ".join(ctl("status").stdout.split())

@@ -39,7 +39,7 @@ def check_kit(profile: Profile, phases: list[str]) -> None:
     if lacking := missing(phases):
         raise CoordctlError(
             f"level {profile.name} needs the roles {', '.join(lacking)}, which this version of "
-            "the kit does not bring yet", mend="coordctl levels   (the three smaller ones are whole)")
+            "the kit does not bring yet", mend="coordctl levels   (the smaller ones are whole)")
 
 
 def hashes(phases: list[str], files: Files, variables: Iterable[Path]) -> dict[str, str]:

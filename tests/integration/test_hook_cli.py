@@ -83,7 +83,8 @@ def test_a_hook_from_its_making_to_its_end(ctl: Ctl, receiver: Receiver) -> None
     assert (dead["message_id"], dead["tries"]) == (message, 2)
     assert "answered 500" in ctl("hook", "dead", "--hook", hook["id"]).stdout
     status = " ".join(ctl("status").stdout.split())
-    assert "1 given up" in status
+    assert "1 dead letter:" in status
+    assert "coordctl hook dead" in status
     assert "coordctl hook dead" in status
 
     receiver.status = 200

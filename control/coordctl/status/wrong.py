@@ -121,7 +121,8 @@ def _behind(facts: Facts) -> Iterator[Problem]:
     """What is not in the way of a send."""
     if (queue := facts["queue"]) is not None:
         if queue["dead"]:
-            yield Problem(f"{queue['dead']:,} dead letters: hooks were told in vain",
+            letters = "dead letter" if queue["dead"] == 1 else "dead letters"
+            yield Problem(f"{queue['dead']:,} {letters}: hooks were told in vain",
                           "coordctl hook dead", None, ("WorkDead",))
         if max(queue["lag"], queue["waiting"]) > WORK_MAX:
             yield Problem(f"background work is {max(queue['lag'], queue['waiting']):,} pieces "

@@ -23,7 +23,7 @@ import psycopg
 
 KNOWN = json.loads(Path("/root/known.json").read_text(encoding="utf-8"))
 STOP = Path("/root/stop")
-WRITE, READ, DIRECT = 6432, 6433, 5432
+WRITE, READ, DIRECT, METRICS = 6432, 6433, 5432, 8405
 WRITERS, READERS = 3, 2
 CONFIG = Path("/etc/haproxy/coordctl.cfg")
 
@@ -139,7 +139,7 @@ def checks() -> None:
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
          "-nodes", "-days", "1", "-subj", "/CN=strange", "-keyout", folder / "strange.key",
          "-out", strange], check=True, capture_output=True)
-    for port in (WRITE, READ, DIRECT):
+    for port in (WRITE, READ, DIRECT, METRICS):
         text = text.replace(f"127.0.0.1:{port}", f"127.0.0.1:{port + 10_000}")
     text = text.replace("/run/haproxy/coordctl.sock", f"{folder}/socket")
     good = ["DOWN L7STS", "UP L7OK"]

@@ -6,6 +6,7 @@ import os
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -172,6 +173,31 @@ def test_a_full_disk_under_concurrent_senders(data: Path) -> None:
         sender = Sender(server)
         assert sender.inbox() == acked
         sender.connection.close()
+
+
+def test_the_work_behind_sends_waits_for_room(data: Path) -> None:
+    """Messages are served meanwhile, as far as they can be."""
+    with start(data) as server:
+        sender = Sender(server)
+        assert sender.send("kept") == 200
+        sender.connection.close()
+    for file in data.glob("work.db*"):
+        file.unlink()
+    ballast = data / "ballast"
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):  # no room is left
+        while True:
+            file.write(bytes(4096))
+    with spawn(data) as server:
+        _wait_listening(server)
+        sender = Sender(server)
+        assert sender.inbox() == {"kept": 1}
+        sender.connection.close()
+        assert "the work behind sends waits for room on the disk" in server.log()
+        ballast.unlink()
+        deadline = time.monotonic() + LIMIT_S
+        while "the work behind sends goes on" not in server.log():
+            assert time.monotonic() < deadline, server.log()
+            time.sleep(0.05)
 
 
 def _send_some(sender: Sender, name: str, ballast: Path) -> None:

@@ -7,6 +7,8 @@ transaction synced (synchronous=FULL) before its caller goes on.
 from __future__ import annotations
 
 import asyncio
+import logging
+import shutil
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -32,7 +34,11 @@ from coordd.work.model import (
     Totals,
 )
 
+log = logging.getLogger("coordd")
+
 NAME: Final = "work.db"
+ROOM_BYTES: Final = 1 << 20
+"""With less the disk is called full where SQLite could not write."""
 _VERSION: Final = 1
 _HOURS: Final = 24
 _SCHEMA: Final = """
@@ -86,13 +92,30 @@ class FilesWork:
         self._busy: dict[TaskId, float] = {}
         """Tasks that are begun, until when they are left to who did."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="work.db")
+        self._opened: sqlite3.Connection | None = None
+
+    @property
+    def _db(self) -> sqlite3.Connection:
+        """Opened by the first who needs it, in `_thread`: on a full disk it has to wait."""
+        if self._opened is None:
+            self._file.touch(0o600)
+            db = sqlite3.connect(self._file, isolation_level=None, check_same_thread=False)
+            try:
+                self._prepare(db)
+            except BaseException:
+                db.close()
+                raise
+            self._opened = db
+        return self._opened
 
     async def open(self) -> None:
-        await self._do(self._open)
+        """As `WorkStore.open`; without room on the disk the work waits, and messages do not."""
+        try:
+            await self._do(lambda: self._db)
+        except StoreFullError as error:
+            log.warning("the work behind sends waits for room on the disk: %s", error)
 
-    def _open(self) -> None:
-        self._file.touch(0o600)
-        self._db = db = sqlite3.connect(self._file, isolation_level=None, check_same_thread=False)
+    def _prepare(self, db: sqlite3.Connection) -> None:
         for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
             db.execute(f"PRAGMA {pragma}")
         [(version,)] = db.execute("PRAGMA user_version")
@@ -113,8 +136,8 @@ class FilesWork:
 
     async def close(self) -> None:
         def close() -> None:
-            if hasattr(self, "_db"):
-                self._db.close()
+            if self._opened is not None:
+                self._opened.close()
 
         await self._do(close)
         self._thread.shutdown()
@@ -124,9 +147,16 @@ class FilesWork:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
         except sqlite3.Error as error:
             text = f"{self._file}: {error}"
-            if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
+            if self._no_room(getattr(error, "sqlite_errorcode", 0)):
                 raise StoreFullError(text) from error
             raise StoreError(text) from error
+
+    def _no_room(self, code: int) -> bool:
+        """Whether the disk is full: SQLite says so of some writes only (its result codes)."""
+        primary = code & 0xFF
+        return primary == sqlite3.SQLITE_FULL or (
+            primary in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+            and shutil.disk_usage(self._file.parent).free < ROOM_BYTES)
 
     async def _fetch(self, query: str, **parameters: Any) -> list[Any]:
         parameters["now"] = time.time()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -12,13 +13,16 @@ from pathlib import Path
 import pytest
 import yaml
 
+from coordctl.lab.podman import environment
 from support.lab import LAB_CACHE, UP_LIMIT_S, Lab
 
 pytestmark = pytest.mark.timeout(600)
 
 
 def printed(*argv: str) -> str:
-    return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60).stdout
+    """What a program prints; podman with the lab's settings, whatever this computer's own are."""
+    return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60,
+                          env=os.environ | environment()).stdout
 
 
 def traces(lab: Lab) -> dict[str, str]:

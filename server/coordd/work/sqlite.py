@@ -1,21 +1,17 @@
 """The work queue's tables beside the files engine: `work.db` in the data folder.
 
-One process has it, so there is one dispatcher by nature. SQLite runs in a thread of its own, every
-transaction synced (synchronous=FULL) before its caller goes on.
+One process has it, so there is one dispatcher by nature.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import shutil
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -33,12 +29,11 @@ from coordd.work.model import (
     TaskId,
     Totals,
 )
+from coordd.work.sqlitefile import SqliteFile
 
 log = logging.getLogger("coordd")
 
 NAME: Final = "work.db"
-ROOM_BYTES: Final = 1 << 20
-"""With less the disk is called full where SQLite could not write."""
 _VERSION: Final = 1
 _HOURS: Final = 24
 _SCHEMA: Final = """
@@ -66,9 +61,6 @@ _OPEN: Final = ("rest_until <= :now AND (failures = 0 OR NOT EXISTS "
 _decode: Final = msgspec.json.Decoder(Occurrence).decode
 _encode: Final = msgspec.json.Encoder().encode
 
-T = TypeVar("T")
-
-
 class Messages(Protocol):
     """What is needed of the files engine."""
 
@@ -91,33 +83,19 @@ class FilesWork:
         self._messages = messages
         self._busy: dict[TaskId, float] = {}
         """Tasks that are begun, until when they are left to who did."""
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="work.db")
-        self._opened: sqlite3.Connection | None = None
-
-    @property
-    def _db(self) -> sqlite3.Connection:
-        """Opened by the first who needs it, in `_thread`: on a full disk it has to wait."""
-        if self._opened is None:
-            self._file.touch(0o600)
-            db = sqlite3.connect(self._file, isolation_level=None, check_same_thread=False)
-            try:
-                self._prepare(db)
-            except BaseException:
-                db.close()
-                raise
-            self._opened = db
-        return self._opened
+        self._rows = SqliteFile(self._file, self._prepare)
 
     async def open(self) -> None:
         """As `WorkStore.open`; without room on the disk the work waits, and messages do not."""
         try:
-            await self._do(lambda: self._db)
+            await self._rows.open()
         except StoreFullError as error:
             log.warning("the work behind sends waits for room on the disk: %s", error)
 
+    async def close(self) -> None:
+        await self._rows.close()
+
     def _prepare(self, db: sqlite3.Connection) -> None:
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-            db.execute(f"PRAGMA {pragma}")
         [(version,)] = db.execute("PRAGMA user_version")
         last = self._messages.position
         if version == 0:
@@ -133,48 +111,6 @@ class FilesWork:
                 f"{self._file} knows of change {furthest}, and the log ends at {last}: messages "
                 "were lost, or the log is an older copy; restore both, or move "
                 f"{self._file.name}, with its hooks, out of the folder")
-
-    async def close(self) -> None:
-        def close() -> None:
-            if self._opened is not None:
-                self._opened.close()
-
-        await self._do(close)
-        self._thread.shutdown()
-
-    async def _do(self, work: Callable[[], T]) -> T:
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        except sqlite3.Error as error:
-            text = f"{self._file}: {error}"
-            if self._no_room(getattr(error, "sqlite_errorcode", 0)):
-                raise StoreFullError(text) from error
-            raise StoreError(text) from error
-
-    def _no_room(self, code: int) -> bool:
-        """Whether the disk is full: SQLite says so of some writes only (its result codes)."""
-        primary = code & 0xFF
-        return primary == sqlite3.SQLITE_FULL or (
-            primary in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
-            and shutil.disk_usage(self._file.parent).free < ROOM_BYTES)
-
-    async def _fetch(self, query: str, **parameters: Any) -> list[Any]:
-        parameters["now"] = time.time()
-        return await self._do(lambda: self._db.execute(query, parameters).fetchall())
-
-    async def _whole(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """What `work` does, all or nothing."""
-        def run() -> T:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                result = work(self._db)
-                self._db.execute("COMMIT")
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            return result
-
-        return await self._do(run)
 
     # The feed.
 
@@ -192,14 +128,14 @@ class FilesWork:
     # Hooks.
 
     async def hooks(self) -> list[Hook]:
-        return [_hook(row) for row in await self._fetch(
+        return [_hook(row) for row in await self._rows.fetch(
             f"SELECT {_HOOK}, (SELECT count(*) FROM tasks WHERE hook = hook.id AND state < 2) "
             "FROM hooks AS hook ORDER BY created_at, id")]
 
     async def add_hook(self, hook: Hook) -> Hook:
         hook = msgspec.structs.replace(hook, since=self._messages.position)
         rank = None if hook.min_priority is None else PRIORITY_RANK[hook.min_priority]
-        await self._fetch(
+        await self._rows.fetch(
             "INSERT INTO hooks (id, kind, target, secret, created_at, since, to_agent, types, "
             "min_rank) VALUES (:id, :kind, :target, :secret, :created_at, :since, :to_agent, "
             ":types, :rank) ON CONFLICT DO NOTHING",
@@ -209,7 +145,8 @@ class FilesWork:
         return hook
 
     async def remove_hook(self, hook: str) -> bool:
-        return bool(await self._fetch("DELETE FROM hooks WHERE id = :hook RETURNING 1", hook=hook))
+        return bool(await self._rows.fetch(
+            "DELETE FROM hooks WHERE id = :hook RETURNING 1", hook=hook))
 
     # The dispatcher.
 
@@ -217,7 +154,8 @@ class FilesWork:
         return True
 
     async def cursor(self) -> int:
-        return int((await self._fetch("SELECT position FROM jobs WHERE job = 'dispatch'"))[0][0])
+        [(position,)] = await self._rows.fetch("SELECT position FROM jobs WHERE job = 'dispatch'")
+        return int(position)
 
     async def advance(self, holder: str, old: int, new: int,  # noqa: ARG002 - there is one
                       tasks: Sequence[NewTask]) -> bool:
@@ -234,10 +172,10 @@ class FilesWork:
                            "ON CONFLICT DO NOTHING", rows)
             return True
 
-        return await self._whole(work)
+        return await self._rows.whole(work)
 
     async def ready(self) -> int:
-        rows = await self._fetch(
+        rows = await self._rows.fetch(
             "SELECT CASE WHEN failures > 0 THEN 1 ELSE (SELECT count(*) FROM tasks WHERE "
             f"state = 0 AND hook = id AND at <= :now) END FROM hooks WHERE {_OPEN}")
         return sum(count for (count,) in rows)
@@ -257,12 +195,12 @@ class FilesWork:
                            [(now + lease_s, *task) for task in tasks])
             return tasks
 
-        return await self._whole(work)
+        return await self._rows.whole(work)
 
     async def put_back(self, tasks: Sequence[TaskId], delay_s: float = 0.0) -> None:
         at = time.time() + delay_s
         self._let_go(tasks)
-        await self._whole(lambda db: db.executemany(
+        await self._rows.whole(lambda db: db.executemany(
             "UPDATE tasks SET state = 0, at = ? WHERE hook = ? AND event = ? AND state = 1",
             [(at, *task) for task in tasks]))
 
@@ -273,7 +211,7 @@ class FilesWork:
     async def put_back_lost(self, *, all_: bool = False) -> int:
         if all_:
             self._busy.clear()
-        return len(await self._fetch(
+        return len(await self._rows.fetch(
             "UPDATE tasks SET state = 0, tries = tries + :counted, at = :now, error = CASE error "
             "WHEN '' THEN 'no worker has finished it' ELSE error END "
             "WHERE state = 1 AND (:all OR at <= :now) RETURNING 1",
@@ -287,7 +225,7 @@ class FilesWork:
         mine = now >= self._busy.get(task, 0)
         if mine:
             self._busy[task] = now + busy_s
-        rows = await self._fetch(
+        rows = await self._rows.fetch(
             f"SELECT occurrence, tries, {_HOOK}, 0 FROM tasks JOIN hooks AS hook "
             "ON hook.id = tasks.hook WHERE tasks.hook = :hook AND event = :event AND state < 2",
             **task._asdict())
@@ -305,7 +243,7 @@ class FilesWork:
                     db.execute("UPDATE hooks SET done = done + 1, failures = 0, rest_until = 0 "
                                "WHERE id = ?", (task.hook,))
 
-        await self._whole(work)
+        await self._rows.whole(work)
         self._let_go(tasks)
 
     async def failed(self, task: TaskId, error: str, *, seen: int, wait_s: float | None,
@@ -322,11 +260,11 @@ class FilesWork:
             db.execute("UPDATE hooks SET failures = failures + 1, rest_until = ? "
                        "WHERE id = ? AND failures = ?", (now + rest_s, task.hook, seen))
 
-        await self._whole(work)
+        await self._rows.whole(work)
         self._let_go([task])
 
     async def dead(self, limit: int, hook: str | None = None) -> list[DeadTask]:
-        rows = await self._fetch(
+        rows = await self._rows.fetch(
             "SELECT hook, event, occurrence, tries, error, at FROM tasks WHERE state = 2 "
             "AND (:hook IS NULL OR hook = :hook) ORDER BY at LIMIT :limit", hook=hook, limit=limit)
         return [_dead((*row[:5], _text(row[5]))) for row in rows]
@@ -340,12 +278,12 @@ class FilesWork:
             db.executemany("UPDATE hooks SET rest_until = 0 WHERE id = ?", set(anew))
             return len(anew)
 
-        return await self._whole(work)
+        return await self._rows.whole(work)
 
     # The ledger.
 
     async def folded(self) -> Folded:
-        return Folded(*(await self._fetch(
+        return Folded(*(await self._rows.fetch(
             "SELECT position, head FROM jobs WHERE job = 'fold'"))[0])
 
     async def fold(self, old: int, new: Folded, links: Sequence[Link],
@@ -360,15 +298,15 @@ class FilesWork:
                            [(each.hour, each.messages) for each in hours])
             return True
 
-        return await self._whole(work)
+        return await self._rows.whole(work)
 
     async def links(self, after: int, limit: int) -> list[Link]:
-        return [Link(*row) for row in await self._fetch(
+        return [Link(*row) for row in await self._rows.fetch(
             "SELECT pos, message_id, digest, hash FROM chain WHERE pos > :after "
             "ORDER BY pos LIMIT :limit", after=after, limit=limit)]
 
     async def totals(self) -> Totals:
-        [row] = await self._fetch(
+        [row] = await self._rows.fetch(
             "SELECT (SELECT count(*) FROM hooks), dispatch.position, fold.position, fold.head, "
             "(SELECT count(*) FROM tasks WHERE state = 0), "
             "(SELECT count(*) FROM tasks WHERE state = 1), "
@@ -377,7 +315,7 @@ class FilesWork:
             "(SELECT coalesce(sum(failed), 0) FROM hooks) "
             "FROM jobs AS dispatch, jobs AS fold "
             "WHERE dispatch.job = 'dispatch' AND fold.job = 'fold'")
-        hours = await self._fetch("SELECT * FROM hours ORDER BY hour DESC LIMIT :limit",
+        hours = await self._rows.fetch("SELECT * FROM hours ORDER BY hour DESC LIMIT :limit",
                                   limit=_HOURS)
         known, cursor, folded, head, waiting, queued, dead, done, failed = row
         return Totals(known, cursor, folded, head.hex(), self._messages.position, waiting, queued,

@@ -18,6 +18,8 @@ from bench.results import Limit, Row
 from coordctl.errors import CoordctlError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from bench.stand import Stand
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -115,12 +117,12 @@ def provision(stand: Stand) -> None:
         apt.append(bare.on("DEBIAN_FRONTEND=noninteractive apt-get install -qy "
                            f"--no-install-recommends {' '.join(installed)}")[0])
         bare.down()
-        if stand.team is not None:
-            stand.team.down()
+        if "team" in stand.levels:
+            stand.levels["team"].down()
         team = _bare_team(stand, f"team-{number}")
         first.append(team.provision()[0])
         pings.append(_pings(team))
-        stand.team = team
+        stand.levels["team"] = team
     row = Row(name="coordctl up to team, bare machine", unit="s", ours=spread(first), limits=[
         Limit(f"apt-get install, {len(installed)} packages", spread(apt)),
         Limit(_PINGS, spread(pings))], bar="≤ 90 s")
@@ -142,20 +144,29 @@ def provision(stand: Stand) -> None:
 
 def team(stand: Stand) -> LabSite:
     """A machine at level team: the one that `provision` left, or a new one."""
-    if stand.team is None:
-        stand.say("  bringing a machine to level team")
-        site = _bare_team(stand, "team")
+    return at_level(stand, "team", _bare_team)
+
+
+def at_level(stand: Stand, level: str, bare: Callable[[Stand, str], LabSite]) -> LabSite:
+    """The site that stands at that level, else a new one, from what `bare` makes."""
+    if level not in stand.levels:
+        stand.say(f"  bringing machines to level {level}")
+        site = bare(stand, level)
         site.provision()
-        stand.team = site
-    return stand.team
+        stand.levels[level] = site
+    return stand.levels[level]
+
+
+def bare_site(stand: Stand, name: str, level: str, machines: int = 1) -> LabSite:
+    """Machines on which nothing was done yet, and a site that says `level`."""
+    site = stand.site(name)
+    site.up(machines)
+    site.timed("init", "--level", level, "--yes")
+    return site
 
 
 def _bare_team(stand: Stand, name: str) -> LabSite:
-    """A machine on which nothing was done yet, and a site that says team."""
-    site = stand.site(name)
-    site.up()
-    site.timed("init", "--level", "team", "--yes")
-    return site
+    return bare_site(stand, name, "team")
 
 
 def _pings(site: LabSite) -> float:

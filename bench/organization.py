@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from bench.daemon import drive
 from bench.driver import Job, Outcome
 from bench.figures import spread
+from bench.kit import at_level, bare_site
 from bench.results import Limit, Row
 from bench.stand import throughput
 from bench.workloads import AGENTS
@@ -41,7 +42,7 @@ def up(stand: Stand) -> None:
     site = _bare(stand, "organization")
     stand.say("  coordctl up")
     first = site.provision()[0]
-    stand.organization = site
+    stand.levels["organization"] = site
     row = Row(name=f"coordctl up to organization, {MACHINES} bare machines", unit="s",
               ours=spread([first]), bar="≤ 360 s", passed=first <= 360)
     stand.rows.append(row)
@@ -65,7 +66,7 @@ def send(stand: Stand) -> None:
     """
     if not stand.has_lab("org-send"):
         return
-    site = _organization(stand)
+    site = at_level(stand, "organization", _bare)
     authority, seconds = site.folder / "ca.crt", stand.scale.seconds
     with Api(f"https://{site.addresses['m1']}", site.token(), authority) as api:
         tokens = {agent: api.issue(agent)["token"] for agent in AGENTS}
@@ -102,21 +103,9 @@ def send(stand: Stand) -> None:
                   bar="p99 ≤ 100 ms", passed=lambda p99: p99 <= 0.1)
 
 
-def _organization(stand: Stand) -> LabSite:
-    """The one that `up` left, or a new one."""
-    if stand.organization is None:
-        stand.say("  bringing six machines to level organization")
-        site = _bare(stand, "organization")
-        site.provision()
-        stand.organization = site
-    return stand.organization
-
-
 def _bare(stand: Stand, name: str) -> LabSite:
-    """Machines on which nothing was done yet, and a site that says organization."""
-    site = stand.site(name)
-    site.up(MACHINES)
-    site.timed("init", "--level", "organization", "--yes")
+    """Machines on which nothing was done yet, and a site without limits for an agent."""
+    site = bare_site(stand, name, "organization", MACHINES)
     with (site.folder / "site.yml").open("a", encoding="utf-8") as file:
         file.write(_UNLIMITED)
     return site

@@ -38,7 +38,7 @@ SMALL = 10_000
 
 class Stand:
     """Starts each server once, when it is first asked for, and ends them all; the lab's machines
-    too. `team`, `organization`: a site that stands at that level, once there is one.
+    too. `levels`: for a level a site that stands at it, once there is one.
     """
 
     def __init__(self, folder: Path, scale: Scale, say: Callable[[str], None]) -> None:
@@ -49,8 +49,7 @@ class Stand:
         self.latencies: list[Latency] = []
         self.sizes: list[Size] = []
         self.plans: dict[str, str] = {}
-        self.team: LabSite | None = None
-        self.organization: LabSite | None = None
+        self.levels: dict[str, LabSite] = {}
         self._servers: dict[str, Daemon] = {}
         self._sites: list[LabSite] = []
 

@@ -35,7 +35,7 @@ def test_faults(organization: Organization, request: pytest.FixtureRequest) -> N
     say = organization.say
     say(f"seed {seed}: make faults MINUTES={minutes:g} SEED={seed} repeats it")
     organization.lab.on(organization.bearers("coordd")[0],
-                        "command -v faketime || apt-get install -qy libfaketime >/dev/null")
+                        "apt-get install -qy libfaketime >/dev/null")
     organization.settled()
     organization.since = time.time()
     load = Load(organization, seed, name="-faults", resume_limit_s=RESUME_LIMIT_S)

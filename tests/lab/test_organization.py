@@ -16,9 +16,6 @@ from faults.siteload import Load
 from support.organization import Organization
 
 WRITES_LIMIT_S: Final = 15.0
-READS_LIMIT_S: Final = 2.0
-UP_LIMIT_S: Final = 360.0
-AGAIN_LIMIT_S: Final = 60.0
 SPARE: Final = "m7"
 _PROBE: Final = """\
 import socket, sys
@@ -57,7 +54,7 @@ def test_up_again_changes_nothing(organization: Organization) -> None:
     began = time.monotonic()
     done = organization("up", "--yes")
     organization.say(f"up from bare machines {organization.up_s:.0f} s, "
-          f"again {time.monotonic() - began:.0f} s")
+                     f"again {time.monotonic() - began:.0f} s")
     assert "(changed=0)" in done.stdout
 
 

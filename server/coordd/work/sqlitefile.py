@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class SqliteFile:
-    """Made where it is not there. `prepare` is given the connection once it is open, for the schema.
+    """Made where it is not there. `prepare` is given the open connection, to make the schema.
 
     Calls raise StoreFullError where the disk has no room, StoreError, and what `prepare` raises.
     """

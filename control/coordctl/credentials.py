@@ -132,28 +132,29 @@ def _authority(site: Site) -> tuple[pki.Pair, list[str]]:
 
 
 def _password(site: Site, name: str) -> str:
-    file = site.folder / name
-    try:
-        text = file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CoordctlError(f"{site.folder / 'site.yml'}: smtp.password is {name!r}, which can't "
-                            f"be read ({getattr(error, 'strerror', None) or 'it is no text'})",
-                            mend=f"ls -l {file}") from None
+    text = _told(site, "smtp.password", name, "utf-8", "no text").strip()
     if not text:
         raise CoordctlError(f"{site.folder / 'site.yml'}: smtp.password is {name!r}, which is "
-                            "empty", mend=f"ls -l {file}")
+                            "empty", mend=f"ls -l {site.folder / name}")
     return text
 
 
 def _given(site: Site, key: str, name: str) -> str:
-    file = site.folder / name
-    try:
-        text = file.read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CoordctlError(f"{site.folder / 'site.yml'}: tls.{key} is {name!r}, which can't be "
-                            f"read ({getattr(error, 'strerror', None) or 'it is not PEM'})",
-                            mend=f"ls -l {file}") from None
+    text = _told(site, f"tls.{key}", name, "ascii", "not PEM")
     if "-----BEGIN" not in text:
         raise CoordctlError(f"{site.folder / 'site.yml'}: tls.{key} is {name!r}, which is not PEM",
-                            mend=f"head -1 {file}")
+                            mend=f"head -1 {site.folder / name}")
     return text
+
+
+def _told(site: Site, key: str, name: str, encoding: str, otherwise: str) -> str:
+    """The text of a file that site.yml names under `key`; `otherwise`: what one in another encoding
+    is. Raises CoordctlError.
+    """
+    file = site.folder / name
+    try:
+        return file.read_text(encoding=encoding)
+    except (OSError, UnicodeDecodeError) as error:
+        raise CoordctlError(f"{site.folder / 'site.yml'}: {key} is {name!r}, which can't be "
+                            f"read ({getattr(error, 'strerror', None) or f'it is {otherwise}'})",
+                            mend=f"ls -l {file}") from None

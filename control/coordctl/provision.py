@@ -74,7 +74,9 @@ def _choose(here: Site, level: str | None, *, compact: bool) -> None:
     chosen: dict[str, str] = {} if level in (None, here.file.level) else {"level": str(level)}
     if compact and not here.file.compact:
         chosen["compact"] = "true"
-    if chosen and (standing := here.state.standing()) is not None:
+    if not chosen:
+        return
+    if (standing := here.state.standing()) is not None:
         raise CoordctlError(f"the site stands at level {standing.level} already: its messages are "
                             "where they are", mend=f"coordctl plan --to {level or standing.level}")
     before = (here.folder / site.SITE_FILE).read_text(encoding="utf-8")

@@ -53,7 +53,8 @@ class Organization(Team):
     @property
     def replicas(self) -> list[str]:
         """The other machines with a database."""
-        return [machine for machine in self.bearers("postgres") if machine != self.leader]
+        leader = self.leader
+        return [machine for machine in self.bearers("postgres") if machine != leader]
 
     def fault(self, kind: str, *words: str) -> None:
         """`coordctl lab fault`."""

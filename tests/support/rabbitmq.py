@@ -19,13 +19,14 @@ from coordctl import pki
 from coordd.settings import Settings
 from coordd.work.broker import RabbitQueue
 
+from .child import Child
 from .redis import free_port
 
 START_LIMIT_S = 100.0
 BIN = Path("/usr/lib/rabbitmq/bin")
 
 
-class RabbitServer:
+class RabbitServer(Child):
     """Started by `start`. What its queues hold outlives a `kill`; `forget` takes it away.
 
     `user` may touch `coordd.*` alone, as a site's may.
@@ -37,7 +38,6 @@ class RabbitServer:
         self._temporary = tempfile.TemporaryDirectory(prefix="rabbitmq-")
         self.folder = folder = Path(self._temporary.name)
         self.port, self._dist_port, self._epmd_port = free_port(), free_port(), free_port()
-        self._process: subprocess.Popen[bytes] | None = None
         password = secrets.token_urlsafe(24)
         self.password_file = self._file("password", password)
         authority = pki.new_authority("test")
@@ -97,23 +97,6 @@ class RabbitServer:
             assert self._process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.1)
-
-    def kill(self) -> None:
-        """SIGKILL, then wait."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-    def pause(self) -> None:
-        """SIGSTOP: its port takes connections, nobody answers."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """SIGCONT."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
 
     def forget(self) -> None:
         """Kill it and take away all that it knew: its machine was lost."""

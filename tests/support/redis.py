@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 import subprocess
 import tempfile
@@ -15,6 +14,8 @@ import redis
 from coordd.cache.address import connections
 from coordd.cache.link import Link
 from coordd.settings import Settings
+
+from .child import Child
 
 START_LIMIT_S = 30.0
 
@@ -32,7 +33,7 @@ def free_port() -> int:
         return port
 
 
-class RedisServer:
+class RedisServer(Child):
     """Started by `start`; it keeps nothing on a disk unless told to. `url` is the same after a
     restart.
     """
@@ -42,7 +43,6 @@ class RedisServer:
         self._temporary = tempfile.TemporaryDirectory(prefix="redis-")
         self._folder = folder = Path(self._temporary.name)
         self._options = options
-        self._process: subprocess.Popen[bytes] | None = None
         self._password: str | None = None
         self.url = f"unix://{folder / 's'}"
 
@@ -78,24 +78,7 @@ class RedisServer:
         found: list[bytes] = self.ask("KEYS", "coordd:*")
         return found
 
-    def kill(self) -> None:
-        """SIGKILL, then wait."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
     def close(self) -> None:
         """Kill it and remove its folder."""
         self.kill()
         self._temporary.cleanup()
-
-    def pause(self) -> None:
-        """SIGSTOP: its socket takes connections, nobody answers."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """SIGCONT."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)

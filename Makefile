@@ -52,7 +52,7 @@ test-organization: .venv/.dev
 
 # Machines and parts of an organization broken under load for MINUTES: make faults MINUTES=30 SEED=7
 faults: .venv/.dev
-	$(BIN)/pytest -q -s tests/faults/test_stack.py --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) --timeout 0
+	$(BIN)/pytest -q -s tests/faults/test_stack.py --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 check: .venv/.dev
 	@$(MAKE) --no-print-directory -j2 lint unit

@@ -17,7 +17,7 @@ from support.organization import MACHINES, Organization
 from support.postgres import Databases
 
 FIRST_START_LIMIT_S = 400  # the lab's image may have to be built
-ORGANIZATION_LIMIT_S = 1200
+ORGANIZATION_LIMIT_S = 1200  # and the minutes for which things are broken
 
 # Without limits for an agent: here one token speaks for all.
 _SIZES = "sizes: {rate_per_s: 0}\n"
@@ -33,14 +33,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what needs the machine or the organization, so that it can be chosen or left out with
     `-m`. Whichever test comes first waits for it.
     """
     for item in items:
         if "organization" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.organization)
-            item.add_marker(pytest.mark.timeout(ORGANIZATION_LIMIT_S))
+            item.add_marker(pytest.mark.timeout(
+                ORGANIZATION_LIMIT_S + 60 * config.getoption("--minutes")))
         elif _needs_the_machine(item):
             item.add_marker(pytest.mark.database)
             if item.get_closest_marker("timeout") is None:

@@ -17,23 +17,28 @@ from support.ctl import LIMIT_S, Ctl
 from support.oldtree import TIME, Tree, old_id, unpack
 
 
-@pytest.fixture
-def ctl(tmp_path: Path) -> Iterator[Ctl]:
-    yield from _site(tmp_path, "one")
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Ctl]]:
+    """Two, each brought up once."""
+    made = [Ctl(tmp_path_factory.mktemp(name) / "site", tmp_path_factory.mktemp(f"{name}-cwd"))
+            for name in ("one", "other")]
+    for site in made:
+        site.up()
+    yield made
+    for site in made:
+        site("down")
 
 
 @pytest.fixture
-def other(tmp_path: Path) -> Iterator[Ctl]:
-    yield from _site(tmp_path, "other")
+def ctl(sites: list[Ctl], tmp_path: Path) -> Ctl:
+    sites[0].empty(tmp_path / "one-cwd")
+    return sites[0]
 
 
-def _site(tmp_path: Path, name: str) -> Iterator[Ctl]:
-    cwd = tmp_path / f"{name}-cwd"
-    cwd.mkdir()
-    site = Ctl(tmp_path / name, cwd)
-    site.up()
-    yield site
-    site("down")
+@pytest.fixture
+def other(sites: list[Ctl], tmp_path: Path) -> Ctl:
+    sites[1].empty(tmp_path / "other-cwd")
+    return sites[1]
 
 
 def content(ctl: Ctl) -> dict[str, Any]:

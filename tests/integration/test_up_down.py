@@ -32,6 +32,22 @@ def ctl(tmp_path: Path) -> Iterator[Ctl]:
         site("down")
 
 
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ctl]:
+    """A site that was brought up once."""
+    site = Ctl(tmp_path_factory.mktemp("first") / "site", tmp_path_factory.mktemp("first-cwd"))
+    site.up()
+    yield site
+    site("down")
+
+
+@pytest.fixture
+def standing(first: Ctl, tmp_path: Path) -> Ctl:
+    """A site that is up, without messages."""
+    first.empty(tmp_path / "cwd")
+    return first
+
+
 def pid_of(ctl: Ctl) -> int:
     return int(json.loads(ctl("status", "--format", "json").stdout)["pid"])
 
@@ -72,73 +88,69 @@ def test_the_site_is_for_its_owner_alone(ctl: Ctl) -> None:
         assert token not in text
 
 
-def test_the_server_is_on_its_own(ctl: Ctl) -> None:
+def test_the_server_is_on_its_own(standing: Ctl) -> None:
     """It does not end with the terminal, and holds neither its input nor its folder."""
-    ctl.up()
-    pid = pid_of(ctl)
+    pid = pid_of(standing)
     assert os.getsid(pid) == pid
     assert Path(f"/proc/{pid}/fd/0").readlink() == Path("/dev/null")
-    assert Path(f"/proc/{pid}/cwd").readlink() == ctl.folder
+    assert Path(f"/proc/{pid}/cwd").readlink() == standing.folder
 
 
-def test_status_in_every_format(ctl: Ctl) -> None:
-    ctl.up()
-    ctl.call("POST", "/api/v1/messages",
+def test_status_in_every_format(standing: Ctl) -> None:
+    standing.call("POST", "/api/v1/messages",
              {"from_agent": "code", "to_agent": "chat", "subject": "Hi", "body": "there"})
-    facts = json.loads(ctl("status", "--format", "json").stdout)
-    assert facts == yaml.safe_load(ctl("status", "--format", "yaml").stdout) | {
+    facts = json.loads(standing("status", "--format", "json").stdout)
+    assert facts == yaml.safe_load(standing("status", "--format", "yaml").stdout) | {
         "size": facts["size"]}
     assert (facts["ready"], facts["messages"], facts["unread"]) == (True, 1, 1)
-    table = ctl("status").stdout
-    assert ctl.url in table
-    assert max(map(len, table.splitlines())) <= 80 + len(str(ctl.folder))
+    table = standing("status").stdout
+    assert standing.url in table
+    assert max(map(len, table.splitlines())) <= 80 + len(str(standing.folder))
 
 
-def test_a_killed_server_is_started_again_by_itself(ctl: Ctl) -> None:
-    ctl.up()
-    sent = ctl.call("POST", "/api/v1/messages",
+def test_a_killed_server_is_started_again_by_itself(standing: Ctl) -> None:
+    sent = standing.call("POST", "/api/v1/messages",
                     {"from_agent": "code", "to_agent": "chat", "subject": "Hi", "body": "there"})
-    pid = pid_of(ctl)
+    pid = pid_of(standing)
     os.kill(pid, signal.SIGKILL)
     deadline = time.monotonic() + LIMIT_S
     while True:
-        done = subprocess.run(ctl.arguments("status", "--format", "json"), env=ctl.env,
-                              cwd=ctl.cwd, capture_output=True, text=True, timeout=LIMIT_S)
+        done = subprocess.run(standing.arguments("status", "--format", "json"), env=standing.env,
+                              cwd=standing.cwd, capture_output=True, text=True, timeout=LIMIT_S)
         if done.returncode == 0 and json.loads(done.stdout)["pid"] != pid:
             break
         assert time.monotonic() < deadline, done
-    assert [m["id"] for m in ctl.inbox("chat")] == [sent["id"]]
+    assert [m["id"] for m in standing.inbox("chat")] == [sent["id"]]
 
 
-def test_a_server_of_an_earlier_version_is_taken_over(ctl: Ctl) -> None:
+def test_a_server_of_an_earlier_version_is_taken_over(standing: Ctl) -> None:
     """It ran without a supervisor; `up` ends it in order and starts a supervised one."""
-    ctl.up()
-    sent = ctl.call("POST", "/api/v1/messages",
+    sent = standing.call("POST", "/api/v1/messages",
                     {"from_agent": "code", "to_agent": "chat", "subject": "Hi", "body": "there"})
-    ctl("down")
+    standing("down")
     command = [sys.executable, "-P", "-m", "coordd", "--settings",
-               str(ctl.folder / "coordd.toml")]
+               str(standing.folder / "coordd.toml")]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as bare:
         try:
             deadline = time.monotonic() + LIMIT_S
-            while subprocess.run(ctl.arguments("status"), env=ctl.env, cwd=ctl.cwd, check=False,
-                                 capture_output=True, timeout=LIMIT_S).returncode:
+            while subprocess.run(standing.arguments("status"), env=standing.env,
+                                 cwd=standing.cwd, check=False, capture_output=True,
+                                 timeout=LIMIT_S).returncode:
                 assert time.monotonic() < deadline
-            assert "coordd is ready at" in ctl("up").stdout
+            assert "coordd is ready at" in standing("up").stdout
             assert bare.wait(LIMIT_S) == 0
-            assert pid_of(ctl) != bare.pid
+            assert pid_of(standing) != bare.pid
         finally:
             bare.kill()
-    assert [m["id"] for m in ctl.inbox("chat")] == [sent["id"]]
+    assert [m["id"] for m in standing.inbox("chat")] == [sent["id"]]
 
 
-def test_a_look_alike_is_not_ended(ctl: Ctl) -> None:
-    ctl.up()
-    ctl("down")
-    settings = str(ctl.folder / "coordd.toml")
+def test_a_look_alike_is_not_ended(standing: Ctl) -> None:
+    standing("down")
+    settings = str(standing.folder / "coordd.toml")
     with subprocess.Popen([sys.executable, "-c", "input()", "-m", "coordd", "--settings", settings],
                           stdin=subprocess.PIPE) as other:
-        assert "Nothing runs" in ctl("down").stdout
+        assert "Nothing runs" in standing("down").stdout
         assert other.poll() is None
         other.kill()
 
@@ -165,16 +177,15 @@ def test_another_port_is_kept(ctl: Ctl) -> None:
     assert ctl.url in ctl("up").stdout
 
 
-def test_a_server_that_ends_shows_its_log(ctl: Ctl) -> None:
+def test_a_server_that_ends_shows_its_log(standing: Ctl) -> None:
     """Another server, of other settings, has the data folder."""
-    ctl.up()
-    ctl("down")
-    with start(ctl.folder / "data"):
-        done = ctl("up", code=1)
+    standing("down")
+    with start(standing.folder / "data"):
+        done = standing("up", code=1)
     assert "phase coordd failed" in done.stderr
     assert "stop the other server, or set another data folder" in done.stderr
-    assert f"Next:  coordctl --site {ctl.folder} up --resume" in done.stderr
-    assert "is ready" in ctl("up", "--resume").stdout
+    assert f"Next:  coordctl --site {standing.folder} up --resume" in done.stderr
+    assert "is ready" in standing("up", "--resume").stdout
 
 
 def test_the_environment_does_not_change_the_server(ctl: Ctl) -> None:
@@ -228,33 +239,31 @@ def test_without_a_site_the_next_command_is_named(ctl: Ctl, command: list[str]) 
     assert f"Next:  coordctl --site {ctl.folder} up" in done.stderr
 
 
-def test_agents_get_and_lose_tokens(ctl: Ctl) -> None:
-    ctl.up()
-    (ctl.folder / "coordd.log").stat()
-    first = ctl("agent", "add", "code").stdout.strip()
+def test_agents_get_and_lose_tokens(standing: Ctl) -> None:
+    (standing.folder / "coordd.log").stat()
+    first = standing("agent", "add", "code").stdout.strip()
     assert first.startswith("coord_")
-    assert "agent rotate code" in ctl("agent", "add", "code", code=1).stderr
-    second = ctl("agent", "rotate", "code", "--yes").stdout.strip()
+    assert "agent rotate code" in standing("agent", "add", "code", code=1).stderr
+    second = standing("agent", "rotate", "code", "--yes").stdout.strip()
     assert second != first
-    rows = json.loads(ctl("agent", "list", "--format", "json").stdout)
+    rows = json.loads(standing("agent", "list", "--format", "json").stdout)
     assert [row["revoked_at"] is None for row in rows] == [False, True]
-    assert "Revoked" in ctl("agent", "revoke", "code", "--yes").stdout
-    assert "revoked before" in ctl("agent", "revoke", "code", "--yes").stdout
-    assert "agent list" in ctl("agent", "revoke", "none", "--yes", code=1).stderr
-    rows = json.loads(ctl("agent", "list", "--format", "json").stdout)
+    assert "Revoked" in standing("agent", "revoke", "code", "--yes").stdout
+    assert "revoked before" in standing("agent", "revoke", "code", "--yes").stdout
+    assert "agent list" in standing("agent", "revoke", "none", "--yes", code=1).stderr
+    rows = json.loads(standing("agent", "list", "--format", "json").stdout)
     assert all(row["revoked_at"] for row in rows)
-    everything = "".join(p.read_text(encoding="utf-8") for p in ctl.folder.glob("*.log"))
+    everything = "".join(p.read_text(encoding="utf-8") for p in standing.folder.glob("*.log"))
     for token in (first, second):
         assert token.split("_", 2)[2] not in everything
-    assert ctl("agent", "add", "a b", code=2).stderr
+    assert standing("agent", "add", "a b", code=2).stderr
 
 
-def test_the_token_that_add_prints_is_one(ctl: Ctl) -> None:
+def test_the_token_that_add_prints_is_one(standing: Ctl) -> None:
     """With tokens on, which is for other levels, on its data."""
-    ctl.up()
-    token = ctl("agent", "add", "code").stdout.strip()
-    ctl("down")
-    with start(ctl.folder / "data", auth="token") as server:
+    token = standing("agent", "add", "code").stdout.strip()
+    standing("down")
+    with start(standing.folder / "data", auth="token") as server:
         def status(token: str) -> int:
             request = urllib.request.Request(f"{server.url}/api/v1/inbox/code",
                                              headers={"Authorization": f"Bearer {token}"})
@@ -269,24 +278,23 @@ def test_the_token_that_add_prints_is_one(ctl: Ctl) -> None:
         assert status(token + "x") == 401
 
 
-def test_the_supervisor_has_the_events_log_rotated(ctl: Ctl) -> None:
+def test_the_supervisor_has_the_events_log_rotated(standing: Ctl) -> None:
     """As logrotate says that a day has passed; what is sent after that is in the new log."""
-    ctl.up()
     send = {"from_agent": "code", "to_agent": "chat", "subject": "one", "body": "x"}
-    ctl.call("POST", "/api/v1/messages", send)
-    log = ctl.folder / "data" / "events.log"
-    state = ctl.folder / "logrotate" / "logrotate.state"
-    ctl("down")
+    standing.call("POST", "/api/v1/messages", send)
+    log = standing.folder / "data" / "events.log"
+    state = standing.folder / "logrotate" / "logrotate.state"
+    standing("down")
     assert "|one" in log.read_text(encoding="utf-8")
     state.write_text(f'logrotate state -- version 2\n"{log}" 2020-1-1-0:0:0\n', encoding="utf-8")
-    ctl("up")
+    standing("up")
     deadline = time.monotonic() + LIMIT_S
     while not log.with_name("events.log.1").exists():
-        assert time.monotonic() < deadline, (ctl.folder / "coordd.log").read_text(encoding="utf-8")
+        assert time.monotonic() < deadline, (standing.folder / "coordd.log").read_text("utf-8")
         time.sleep(0.05)
-    ctl.call("POST", "/api/v1/messages", send | {"subject": "two"})
+    standing.call("POST", "/api/v1/messages", send | {"subject": "two"})
     while not (log.exists() and "|two" in log.read_text(encoding="utf-8")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert "|one" in log.with_name("events.log.1").read_text(encoding="utf-8")
-    assert [event["subject"] for event in ctl.events()] == ["one", "two"]
+    assert [event["subject"] for event in standing.events()] == ["one", "two"]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any, Final
@@ -42,6 +44,32 @@ class Ctl:
 
     def up(self) -> subprocess.CompletedProcess[str]:
         return self("up", "--port", str(self.port))
+
+    def empty(self, cwd: Path) -> None:
+        """Have the site that was up serve an empty store, without provisioning it once more, for
+        somebody in the folder `cwd`, which is made.
+        """
+        cwd.mkdir()
+        self.cwd = cwd
+        self("down")
+        shutil.rmtree(self.folder / "data")
+        (self.folder / "data").mkdir(0o700)
+        subprocess.run([sys.executable, "-P", "-m", "coordd.supervise", "start",
+                        "--settings", self.folder / "coordd.toml",
+                        "--log", self.folder / "coordd.log"],
+                       cwd=self.cwd, env=self.env, check=True, stdin=subprocess.DEVNULL,
+                       stdout=subprocess.DEVNULL, timeout=LIMIT_S)
+        deadline = time.monotonic() + LIMIT_S
+        while not self._ready():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def _ready(self) -> bool:
+        try:
+            self.call("GET", "/ready")
+        except OSError:
+            return False
+        return True
 
     @property
     def url(self) -> str:

@@ -30,7 +30,8 @@ PACKAGES: Final = (
 # The kernel is the host's business: units that load modules or change it are masked (one fails in
 # a container, and systemd says degraded). apt's timers would take dpkg's lock at any time. Host
 # keys and the machine's id are made for each machine. apt keeps what it downloads: the lab shares
-# it between machines. The last hook tells systemd that what follows an update of /usr is done:
+# it between machines. dpkg need not sync each file: a machine of the lab whose disk is lost is made
+# anew. The last hook tells systemd that what follows an update of /usr is done:
 # the first boot need not do it.
 HOOKS: Final = (
     ('chroot "$1" systemctl mask systemd-modules-load.service systemd-binfmt.service '
@@ -42,6 +43,7 @@ HOOKS: Final = (
     "printf '127.0.0.1 localhost\\n::1 localhost\\n' > \"$1\"/etc/hosts",
     ("printf 'APT::Keep-Downloaded-Packages \"true\";\\n' "
      '> "$1"/etc/apt/apt.conf.d/90keep-downloads'),
+    'echo force-unsafe-io > "$1"/etc/dpkg/dpkg.cfg.d/90unsafe-io',
     ('chroot "$1" sh -c "ldconfig && journalctl --update-catalog && '
      '/usr/lib/systemd/systemd-update-done"'),
 )

@@ -8,15 +8,17 @@ name or place is forgotten, and the member is started; `joined` is printed then.
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 TLS = "/etc/etcd/coordctl.pem"
 CA = "/etc/etcd/coordctl-ca.pem"
 JOINED = Path("/etc/etcd/coordctl-joined.env")
-DATA = Path("/var/lib/etcd/coordctl")
+CONNECT_S = 2.0
 
 
 def etcdctl(endpoints: str, *words: str) -> dict[str, Any]:
@@ -32,9 +34,11 @@ def etcdctl(endpoints: str, *words: str) -> dict[str, Any]:
 def answering(others: list[str]) -> str | None:
     """One of the others that knows the cluster's members."""
     for other in others:
-        try:
+        place = urlsplit(other)
+        try:  # etcdctl alone would go on asking a machine that refuses the connection
+            socket.create_connection((place.hostname, place.port), CONNECT_S).close()
             etcdctl(other, "member", "list")
-        except subprocess.CalledProcessError:
+        except (OSError, subprocess.CalledProcessError):
             continue
         return other
     return None

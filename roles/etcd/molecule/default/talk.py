@@ -14,7 +14,7 @@ import time
 
 CA, PEM = "/etc/etcd/coordctl-ca.pem", "/etc/etcd/coordctl.pem"
 ENDPOINT, WHAT, *WORDS = sys.argv[1:]
-LIMIT_S = 30
+LIMIT_S = 60
 
 
 def run(*words: str, shown: bool = True) -> subprocess.CompletedProcess[str]:
@@ -24,17 +24,17 @@ def run(*words: str, shown: bool = True) -> subprocess.CompletedProcess[str]:
          "--dial-timeout=2s", "--command-timeout=4s", *words], capture_output=True, text=True)
 
 
-def ask(*words: str) -> str:
-    done = run(*words)
-    if done.returncode != 0:
-        sys.exit(f"{words}: {done.stderr}")
-    return done.stdout
-
-
 def members(count: str) -> None:
-    told = json.loads(ask("member", "list", "--write-out=json"))["members"]
-    if len(told) != int(count) or not all(member.get("clientURLs") for member in told):
-        sys.exit(f"{told}, wanted {count} that have started")
+    """A member that has just started says where it is reached a moment later."""
+    deadline = time.monotonic() + LIMIT_S
+    while True:
+        done = run("member", "list", "--write-out=json")
+        told = json.loads(done.stdout)["members"] if done.returncode == 0 else []
+        if len(told) == int(count) and all(member.get("clientURLs") for member in told):
+            return
+        if time.monotonic() > deadline:
+            sys.exit(f"{told} {done.stderr!r}, wanted {count} that have started")
+        time.sleep(0.2)
 
 
 def refused() -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import psycopg2
 
 MEMBERS, WHAT, *WORDS = sys.argv[1:]
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 
 
 def connect(host: str = MEMBERS, attributes: str = "read-write") -> Any:

@@ -32,15 +32,16 @@ test: .venv/.dev
 	  test -n "$(wildcard /usr/lib/*/faketime/libfaketime.so.1)" || \
 	  { $(call install,apache2-utils libfaketime logrotate rabbitmq-server redis-server); }
 	@$(MAKE) --no-print-directory -j2 test-here test-machines
+	@$(MAKE) --no-print-directory test-organization
 
-# What needs no machine but this one, and what provisions others. On two cores both are done in less
-# time than one after the other.
+# What needs no machine but this one or the database's, and what provisions others. On two cores both
+# are done in less time than one after the other.
 test-here: .venv/.dev
 	$(BIN)/pytest -q -m "not database and not organization" --ignore=tests/lab/test_team.py --ignore=tests/lab/test_team_faults.py --ignore=tests/roles
+	@$(MAKE) --no-print-directory test-database
 
 test-machines: .venv/.dev
 	$(BIN)/pytest -q tests/roles tests/lab/test_team.py tests/lab/test_team_faults.py
-	@$(MAKE) --no-print-directory test-database
 
 # Engine postgres alone: conformance, faults, plans, on one machine with Postgres and pgbouncer.
 test-database: .venv/.dev

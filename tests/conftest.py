@@ -17,6 +17,7 @@ from support.organization import MACHINES, Organization
 from support.postgres import Databases
 
 FIRST_START_LIMIT_S = 400  # the lab's image may have to be built
+TEAM_LIMIT_S = 600  # a machine is provisioned, on a busy computer
 ORGANIZATION_LIMIT_S = 1200  # and the minutes for which things are broken
 
 # Without limits for an agent: here one token speaks for all.
@@ -42,6 +43,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.organization)
             item.add_marker(pytest.mark.timeout(
                 ORGANIZATION_LIMIT_S + 60 * config.getoption("--minutes")))
+        elif "planned_team" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timeout(TEAM_LIMIT_S))
         elif _needs_the_machine(item):
             item.add_marker(pytest.mark.database)
             if item.get_closest_marker("timeout") is None:

@@ -11,6 +11,7 @@ import json
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +20,7 @@ TLS = "/etc/etcd/coordctl.pem"
 CA = "/etc/etcd/coordctl-ca.pem"
 JOINED = Path("/etc/etcd/coordctl-joined.env")
 CONNECT_S = 2.0
+HEALTHY_LIMIT_S = 60.0
 
 
 def etcdctl(endpoints: str, *words: str) -> dict[str, Any]:
@@ -44,12 +46,30 @@ def answering(others: list[str]) -> str | None:
     return None
 
 
+def added(name: str, peer: str, other: str) -> list[dict[str, Any]]:
+    """The members, once the cluster has taken this one in. Raises CalledProcessError.
+
+    It refuses for a while after another member's restart: HealthInterval, 5 s, must have passed.
+    """
+    deadline = time.monotonic() + HEALTHY_LIMIT_S
+    while True:
+        try:
+            for member in etcdctl(other, "member", "list")["members"]:
+                if peer in member["peerURLs"] or member.get("name") == name:
+                    etcdctl(other, "member", "remove", f"{member['ID']:x}")
+            members: list[dict[str, Any]] = etcdctl(
+                other, "member", "add", name, f"--peer-urls={peer}")["members"]
+        except subprocess.CalledProcessError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1)
+        else:
+            return members
+
+
 def join(name: str, peer: str, other: str) -> None:
     """Tell the cluster of this member, and start it. Raises CalledProcessError."""
-    for member in etcdctl(other, "member", "list")["members"]:
-        if peer in member["peerURLs"] or member.get("name") == name:
-            etcdctl(other, "member", "remove", f"{member['ID']:x}")
-    members = etcdctl(other, "member", "add", name, f"--peer-urls={peer}")["members"]
+    members = added(name, peer, other)
     cluster = ",".join(f"{member.get('name') or name}={url}"
                        for member in members for url in member["peerURLs"])
     JOINED.write_text(f"ETCD_INITIAL_CLUSTER_STATE=existing\nETCD_INITIAL_CLUSTER={cluster}\n",

@@ -26,7 +26,8 @@ from bench import report
 from bench.daemon import BenchError
 from bench.disk import MEMORY_FILE_SYSTEMS, file_system
 from bench.measures import MEASURES
-from bench.organization import MEASURES as ORGANIZATION_MEASURES
+from bench.organization import MEASURES as LEVEL_MEASURES
+from bench.outages import MEASURES as OUTAGE_MEASURES
 from bench.postgres.measures import MEASURES as POSTGRES_MEASURES
 from bench.postgres.stand import FULL as POSTGRES_FULL
 from bench.postgres.stand import QUICK as POSTGRES_QUICK
@@ -41,6 +42,7 @@ PUBLISHED_NAMES = {"files": {"tables.txt": "tables.txt", "plot.svg": "plot.svg"}
                    "postgres": {"tables.txt": "postgres.txt", "plot.svg": "postgres.svg"},
                    "organization": {"tables.txt": "organization.txt"}}
 """By engine: a run's files, and their names in the docs."""
+ORGANIZATION_MEASURES = LEVEL_MEASURES | OUTAGE_MEASURES
 NAMES = {"files": list(MEASURES), "postgres": list(POSTGRES_MEASURES),
          "organization": list(ORGANIZATION_MEASURES)}
 

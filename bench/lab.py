@@ -80,9 +80,9 @@ class LabSite:
             (self.folder / "site.yml").read_text(encoding="utf-8"))
         return {name: machine["address"] for name, machine in told["machines"].items()}
 
-    def on(self, command: str) -> tuple[float, str]:
-        """Run a command on m1: seconds, and what it printed."""
-        return timed([*site_file.ssh(self.folder, self.addresses["m1"]), command], self.env)
+    def on(self, command: str, machine: str = "m1") -> tuple[float, str]:
+        """Run a command on a machine: seconds, and what it printed."""
+        return timed([*site_file.ssh(self.folder, self.addresses[machine]), command], self.env)
 
     def inside(self, machine: str = "m1") -> list[str]:
         """The argv that runs a program of this computer's in a machine's network; the program

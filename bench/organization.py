@@ -66,7 +66,7 @@ def send(stand: Stand) -> None:
     """
     if not stand.has_lab("org-send"):
         return
-    site = at_level(stand, "organization", _bare)
+    site = organization(stand)
     authority, seconds = site.folder / "ca.crt", stand.scale.seconds
     with Api(f"https://{site.addresses['m1']}", site.token(), authority) as api:
         tokens = {agent: api.issue(agent)["token"] for agent in AGENTS}
@@ -101,6 +101,11 @@ def send(stand: Stand) -> None:
     stand.rows.append(row)
     stand.latency("POST /messages", "organization: nginx, TLS", RATE, outcomes["opened"],
                   bar="p99 ≤ 100 ms", passed=lambda p99: p99 <= 0.1)
+
+
+def organization(stand: Stand) -> LabSite:
+    """Machines at that level: those that `up` left, or new ones."""
+    return at_level(stand, "organization", _bare)
 
 
 def _bare(stand: Stand, name: str) -> LabSite:

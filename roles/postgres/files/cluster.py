@@ -44,6 +44,8 @@ DROP_IN = Path("/etc/systemd/system/patroni.service.d/coordctl.conf")
 RUN = Path(__file__).with_name("run.py")
 SOCKETS = "/var/run/postgresql"
 RESTART_LIMIT_S = 180.0
+SEEN_LIMIT_S = 60.0
+ROUNDS = 2
 # A replica may not have less of these than the leader.
 LEADER_FIRST = {"max_connections", "max_locks_per_transaction", "max_prepared_transactions",
                 "max_wal_senders", "max_worker_processes"}
@@ -83,14 +85,15 @@ class Patroni:
         user = rest["authentication"]
         self._who = base64.b64encode(f"{user['username']}:{user['password']}".encode()).decode()
 
-    def ask(self, path: str, method: str = "GET", body: Any = None, *, url: str = "") -> Any:
+    def ask(self, path: str, method: str = "GET", body: Any = None, *, url: str = "",
+            limit_s: float = RESTART_LIMIT_S) -> Any:
         """What it answers, or the one at `url`; JSON is decoded. Raises OSError."""
         request = urllib.request.Request(
             f"{url or self._url}{path}", method=method,
             headers={"Authorization": f"Basic {self._who}"},
             data=None if body is None else json.dumps(body).encode())
         try:
-            with urllib.request.urlopen(request, timeout=RESTART_LIMIT_S,
+            with urllib.request.urlopen(request, timeout=limit_s,
                                         context=self._tls) as answer:
                 text = answer.read().decode()
         except urllib.error.HTTPError as error:
@@ -158,13 +161,26 @@ def read_anew(patroni: Patroni) -> list[str]:
     unread = [file.name for file in files if file.stat().st_mtime > read]
     if unread:
         subprocess.run(["systemctl", "reload", UNIT], check=True)
-        apply_time(patroni)
+        seen_by_all(patroni)
     return unread
 
 
-def apply_time(patroni: Patroni) -> None:
-    """Wait until every member has seen what was changed: two of its rounds."""
-    time.sleep(2 * float(patroni.ask("/config")["loop_wait"]) + 1)
+def seen_by_all(patroni: Patroni) -> None:
+    """Wait until every member that answers has read what all share, and made of it what there is
+    to be made: it has begun a second round, as the time that it tells of etcd's last answer shows.
+    """
+    deadline = time.monotonic() + SEEN_LIMIT_S
+    for member in patroni.members():
+        times: set[Any] = set()
+        while len(times) < ROUNDS + 1:
+            try:
+                times.add(patroni.ask("", url=member["api_url"], limit_s=5)["dcs_last_seen"])
+            except OSError:
+                break
+            if time.monotonic() > deadline:
+                sys.exit(f"{member['name']}: Patroni has made no round for {SEEN_LIMIT_S:.0f} s; "
+                         "journalctl -u patroni there says more")
+            time.sleep(0.2)
 
 
 def share(patroni: Patroni, dynamic: dict[str, Any]) -> list[str]:
@@ -173,7 +189,7 @@ def share(patroni: Patroni, dynamic: dict[str, Any]) -> list[str]:
     if held == dynamic:
         return []
     patroni.ask("/config", "PUT", dynamic)
-    apply_time(patroni)
+    seen_by_all(patroni)
     parts = [("", held, dynamic), ("parameters.", held.get("postgresql", {}).get("parameters", {}),
                                    dynamic["postgresql"]["parameters"])]
     return sorted({f"{prefix}{key}" for prefix, old, new in parts for key in old.keys() | new.keys()

@@ -28,6 +28,7 @@ REDIS_PORT: Final = 6379
 POSTGRES_PORT: Final = 5432
 POOLED_PORT: Final = 6432
 REPLICAS_PORT: Final = 6433
+STANDBY_PORT: Final = 6434
 PATRONI_PORT: Final = 8008
 PGBACKREST_PORT: Final = 8432
 ETCD_PORT: Final = 2379
@@ -209,7 +210,8 @@ def _pgbouncer(_: SiteFile, profile: Profile, __: Topology, ___: Controller) -> 
 def _haproxy(told: SiteFile, _: Profile, topology: Topology, __: Controller) -> Values:
     return {"haproxy_members": _members(told, topology, "postgres"),
             "haproxy_write_port": POOLED_PORT, "haproxy_read_port": REPLICAS_PORT,
-            "haproxy_direct_port": POSTGRES_PORT, "haproxy_pool_port": POOLED_PORT,
+            "haproxy_standby_port": STANDBY_PORT, "haproxy_direct_port": POSTGRES_PORT,
+            "haproxy_pool_port": POOLED_PORT,
             "haproxy_postgres_port": POSTGRES_PORT, "haproxy_check_port": PATRONI_PORT,
             **_tls("haproxy")}
 
@@ -226,7 +228,8 @@ def _database(told: SiteFile, profile: Profile, topology: Topology) -> Values:
     pooled = profile.stack.pooling == "pgbouncer"
     return {"postgres_url": url(POOLED_PORT if pooled else POSTGRES_PORT),
             "postgres_direct_url": url(POSTGRES_PORT),
-            **({"postgres_replica_urls": [url(REPLICAS_PORT)]} if balanced else {}),
+            **({"postgres_standby_url": url(STANDBY_PORT),
+                "postgres_replica_urls": [url(REPLICAS_PORT)]} if balanced else {}),
             "postgres_user": DATABASE, "postgres_tls_name": DATABASE_NAME}
 
 

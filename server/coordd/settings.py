@@ -43,6 +43,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     segment_bytes: Annotated[int, Meta(ge=1 << 16, le=1 << 40)] = 64 << 20
     postgres_url: str | None = None
     postgres_direct_url: str | None = None
+    postgres_standby_url: str | None = None
     postgres_replica_urls: tuple[str, ...] = ()
     postgres_user: str = "coordd"
     postgres_password_file: Path | None = None
@@ -105,6 +106,7 @@ _WANTED: Final = {
     "segment_bytes": "a whole number of bytes from 65536 (64 KiB) to 1099511627776 (1 TiB)",
     "postgres_url": _POSTGRES_URL,
     "postgres_direct_url": _POSTGRES_URL,
+    "postgres_standby_url": _POSTGRES_URL,
     "postgres_replica_urls": f"a list of {_POSTGRES_URL}",
     "postgres_user": "a role's name",
     "postgres_password_file": "the path of a file that holds postgres_user's password",

@@ -89,6 +89,7 @@ class Connection:
 class Client(threading.Thread):
     """A thread that works until it is told to stop; what it raises is raised again by `finish`.
 
+    `pause_s`: how long it rests between two pieces of work.
     `answered_s`: when a request that it began was last answered 200, by the monotonic clock, and
     when that request began. `longest_s`: how long its longest request took, answered or not.
     """
@@ -100,6 +101,7 @@ class Client(threading.Thread):
         self.random = random.Random(seed)
         self.connection = Connection(address)
         self.stopping = threading.Event()
+        self.pause_s = 0.0
         self.error: BaseException | None = None
         self.answered_s = 0.0
         self.longest_s = 0.0
@@ -109,6 +111,8 @@ class Client(threading.Thread):
         try:
             while not self.stopping.is_set():
                 self.work()
+                if self.pause_s:
+                    self.stopping.wait(self.pause_s)
         except BaseException as error:  # noqa: BLE001 - raised again by finish()
             self.error = error
         finally:

@@ -46,10 +46,10 @@ class Servers(Protocol):
 
 
 class Load:
-    """Clients of both servers."""
+    """Clients of both servers, who rest for `pause_s` between two requests."""
 
     def __init__(self, site: Servers, seed: int, *, name: str = "",
-                 resume_limit_s: float = RESUME_LIMIT_S) -> None:
+                 resume_limit_s: float = RESUME_LIMIT_S, pause_s: float = 0.0) -> None:
         self.site = site
         self.resume_limit_s = resume_limit_s
         self.history = history = History(name=name)
@@ -70,6 +70,8 @@ class Load:
         self.readers = [Reader(a, history, 30), Reader(b, history, 31)]
         self.clients: list[Client] = [
             *self.senders, *self.followers, self.feeder, *self.readers, Marker(a, history, 40)]
+        for client in self.clients:
+            client.pause_s = pause_s
 
     @property
     def acknowledged(self) -> int:

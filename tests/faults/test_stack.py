@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Final
 
 from faults.siteload import Load
 from faults.stack import LONGEST_S, schedule, suffer
-from support.organization import until
+from support.organization import PAUSE_S, until
 
 if TYPE_CHECKING:
     import pytest
 
-    from support.organization import Organization
+    from support.organization import PAUSE_S, Organization
 
 SHORT_RUN_MIN: Final = 10.0
 SHORT_S: Final = 12.0
@@ -38,7 +38,7 @@ def test_faults(organization: Organization, request: pytest.FixtureRequest) -> N
                         "apt-get install -qy libfaketime >/dev/null")
     organization.settled()
     organization.since = time.time()
-    load = Load(organization, seed, name="-faults", resume_limit_s=RESUME_LIMIT_S)
+    load = Load(organization, seed, name="-faults", resume_limit_s=RESUME_LIMIT_S, pause_s=PAUSE_S)
     deadline = time.monotonic() + 60 * minutes
     try:
         load.start()
@@ -68,7 +68,7 @@ def test_the_judge_sees_what_one_copy_alone_loses(organization: Organization) ->
     organization.settled()
     leader, replica = organization.leader, organization.replicas[0]
     set_synchronous(organization, on=False)
-    load = Load(organization, 5, name="-alone", resume_limit_s=RESUME_LIMIT_S)
+    load = Load(organization, 5, name="-alone", resume_limit_s=RESUME_LIMIT_S, pause_s=PAUSE_S)
     try:
         load.start()
         organization.fault("partition", leader, replica)

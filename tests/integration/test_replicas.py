@@ -9,6 +9,7 @@ import pytest
 
 from conformance.reads import decoded, draft
 from coordd.engines.postgres import PostgresOptions, PostgresStore
+from coordd.store import StoreUnavailableError
 from support.postgres import Databases
 
 LIMIT_S = 30.0
@@ -21,7 +22,8 @@ async def store(databases: Databases) -> AsyncIterator[PostgresStore]:
     machine.start_replica()
     machine.await_replay()
     store = PostgresStore(PostgresOptions(
-        parameters=databases.pooled(name), replicas=(databases.replica(name),), pool_size=3))
+        parameters=databases.pooled(name), replicas=(databases.replica(name),),
+        standby=databases.replica(name), pool_size=3))
     await store.open()
     await until(lambda: store.replicas.usable == 1)
     yield store
@@ -97,3 +99,40 @@ async def test_an_old_page_of_a_replica_is_not_shown(
     passed = store.replicas.passed
     assert await bodies(store) == ["new", "old"]
     assert store.replicas.passed == passed + 1
+
+
+async def test_the_standby_answers_while_the_primary_does_not(
+        databases: Databases, store: PostgresStore) -> None:
+    """All reads of messages, with all that was acknowledged; and no longer than that."""
+    [receipt] = await store.append([draft(body="one")])
+    databases.machine.await_replay()
+    databases.machine.freeze_primary()
+    assert await bodies(store) == ["one"]
+    assert len(await store.message(receipt.id)) == 1
+    assert len((await store.sent("alice", limit=10)).messages) == 1
+    assert len((await store.thread(receipt.id, limit=10)).messages) == 1
+    assert await store.version("bob")
+    stood_in = store.replicas.stood_in
+    assert stood_in >= 5
+    databases.machine.heal()
+    async with asyncio.timeout(LIMIT_S):
+        while True:
+            stood_in = store.replicas.stood_in
+            await bodies(store)
+            if store.replicas.stood_in == stood_in:
+                break
+
+
+async def test_a_standby_that_lacks_what_was_shown_does_not_answer(
+        databases: Databases, store: PostgresStore) -> None:
+    await store.append([draft(body="one")])
+    databases.machine.await_replay()
+    databases.machine.pause_replay()
+    await store.append([draft(body="two")])
+    assert await bodies(store) == ["two", "one"]
+    databases.machine.freeze_primary()
+    with pytest.raises(StoreUnavailableError):
+        await bodies(store)
+    databases.machine.resume_replay()
+    assert await bodies(store) == ["two", "one"]
+    databases.machine.heal()

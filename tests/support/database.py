@@ -210,6 +210,16 @@ class DatabaseMachine:
         self._start(_MAIN, PORT)
         self._mends.pop("postgres", None)
 
+    def freeze_primary(self) -> None:
+        """SIGSTOP to all its processes: it holds its connections and answers none."""
+        self._mends["frozen"] = self.thaw_primary
+        self.on(f"systemctl kill --signal=STOP {_MAIN}")
+
+    def thaw_primary(self) -> None:
+        """SIGCONT."""
+        self.on(f"systemctl kill --signal=CONT {_MAIN}")
+        self._mends.pop("frozen", None)
+
     def restart_pgbouncer(self, mode: Literal["fast", "immediate"] = "immediate") -> None:
         """`fast` waits for transactions to end, 20 s at most; `immediate` is SIGKILL."""
         if mode == "immediate":

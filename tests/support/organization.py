@@ -19,6 +19,8 @@ from .team import Team
 MACHINES: Final = 7
 """One more than the level needs: it bears nothing until the site is scaled."""
 ANSWER_LIMIT_S: Final = 60.0
+PAUSE_S: Final = 0.05
+"""How long its clients rest: some hundred requests a second leave time to those who mend it."""
 _TOKEN: Final = ("import sys; from pathlib import Path; from coordctl.site import Site; "
                  "print(Site(Path(sys.argv[1])).token())")
 

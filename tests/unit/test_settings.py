@@ -129,7 +129,7 @@ def test_a_redis_url_without_a_password_and_what_is_wrong_is_not_shown(url: str)
 
 @pytest.mark.parametrize("url", [
     "postgresql://127.0.0.1/d", "postgresql://db.example:6432/coordd", "postgres://[::1]:1/a-b_c"])
-@pytest.mark.parametrize("key", ["postgres_url", "postgres_direct_url"])
+@pytest.mark.parametrize("key", ["postgres_url", "postgres_direct_url", "postgres_standby_url"])
 def test_a_database_is_named_by_a_url(key: str, url: str) -> None:
     found = load(None, {"COORDD_DATA": "d", f"COORDD_{key.upper()}": url})
     assert getattr(found, key) == url

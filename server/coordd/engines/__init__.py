@@ -34,6 +34,8 @@ def _postgres(settings: Settings, on_fatal: Fatal, server: str) -> Store:  # noq
     return PostgresStore(PostgresOptions(
         parameters=parameters_of(settings, settings.postgres_url),
         replicas=tuple(parameters_of(settings, url) for url in settings.postgres_replica_urls),
+        standby=(parameters_of(settings, settings.postgres_standby_url)
+                 if settings.postgres_standby_url is not None else None),
         pool_size=settings.postgres_pool, wait_s=settings.postgres_wait_s,
         pending_max=settings.pending_max, pending_bytes_max=settings.pending_bytes_max,
         notice_of=server if notifies else None,

@@ -23,7 +23,7 @@ import psycopg
 
 KNOWN = json.loads(Path("/root/known.json").read_text(encoding="utf-8"))
 STOP = Path("/root/stop")
-WRITE, READ, DIRECT, METRICS = 6432, 6433, 5432, 8405
+WRITE, READ, STANDBY, DIRECT, METRICS = 6432, 6433, 6434, 5432, 8405
 WRITERS, READERS = 3, 2
 CONFIG = Path("/etc/haproxy/coordctl.cfg")
 
@@ -49,10 +49,12 @@ def one(connection: psycopg.Connection, query: str, *values: Any) -> Any:
 
 def ways() -> None:
     replica = "SELECT pg_is_in_recovery()"
-    with connect(WRITE) as write, connect(READ) as read, connect(DIRECT) as direct:
+    with (connect(WRITE) as write, connect(READ) as read, connect(STANDBY) as standby,
+          connect(DIRECT) as direct):
         expect(one(write, replica), False, "6432 leads to a replica")
         expect(one(direct, replica), False, "5432 leads to a replica")
         expect(one(read, replica), True, "6433 leads to a replica")
+        expect(one(standby, replica), True, "6434 leads to a replica")
         # A channel needs a connection of one's own.
         direct.execute("LISTEN hints")
         write.execute("SELECT pg_notify('hints', 'hello')")

@@ -58,10 +58,11 @@ class Reading:
         if self._replicas and (version := await self.version(agent)):
             rows = await self._replicas.inbox(version, query, parameters)
         if rows is None:
-            rows = await self._database.fetch(query, parameters)
+            rows = await self._replicas.read(query, parameters)
         if not rows:
             return Page([], None, 0)
         last_seq, version = rows[0][:2]
+        self._replicas.saw(version)
         if rows[0][2] is None:
             return Page([], None, last_seq, version)
         messages = [rendered(row[2:]) for row in rows[:limit]]
@@ -86,7 +87,7 @@ class Reading:
             while self._asked:
                 asked, self._asked = self._asked, {}
                 try:
-                    rows = await self._database.fetch(queries.VERSIONS, {
+                    rows = await self._replicas.read(queries.VERSIONS, {
                         "agents": texts(list(asked)), "shift": self._shift_us()})
                 except BaseException as error:
                     for future in asked.values():
@@ -97,6 +98,7 @@ class Reading:
                         raise
                     continue
                 found: dict[str, int] = dict(rows)
+                self._replicas.saw(max(found.values(), default=0))
                 for agent, future in asked.items():
                     if not future.done():
                         future.set_result(found.get(agent, 0))
@@ -105,14 +107,14 @@ class Reading:
 
     async def message(self, message_id: str) -> list[MessageJson]:
         """See `Store.message`."""
-        rows = await self._database.fetch(queries.MESSAGE, {
+        rows = await self._replicas.read(queries.MESSAGE, {
             "id": message_id, "shift": self._shift_us()})
         return [rendered(row) for row in rows]
 
     async def sent(self, agent: str, limit: int, cursor: str | None) -> Page:
         """See `Store.sent`."""
         below = read_cursor(cursor, "b")[1] if cursor is not None else HIGHEST
-        rows = await self._database.fetch(queries.SENT, {
+        rows = await self._replicas.read(queries.SENT, {
             "agent": agent, "below": below, "limit": limit + 1, "shift": self._shift_us()})
         return page_of(rows, limit, "b")
 
@@ -120,7 +122,7 @@ class Reading:
                      ) -> Page:
         """See `Store.thread`."""
         above = read_cursor(cursor, "a")[1] if cursor is not None else 0
-        rows = await self._database.fetch(queries.THREAD, {
+        rows = await self._replicas.read(queries.THREAD, {
             "thread": thread_id, "above": above, "party": party, "limit": limit + 1,
             "shift": self._shift_us()})
         return page_of(rows, limit, "a")

@@ -3,6 +3,10 @@
 The primary is asked for the inbox's version, which is a small look-up that many readers share; a
 page of a replica serves if it shows that version or a later one. So a replica that lags is never
 seen to: it is left out until it has caught up, and one that does not answer until it does again.
+
+While the primary does not answer, the synchronous replica stands in for all reads of messages. A
+commit that was acknowledged is on its disk, so what it shows once it has replayed all that it has
+received is no older. And nothing that this server has shown before is taken back.
 """
 
 from __future__ import annotations
@@ -15,15 +19,23 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any, Final, LiteralString
 
-from coordd.engines.postgres.database import Database, Readers, Row
-from coordd.store import StoreError
+import psycopg
+from psycopg_pool import PoolTimeout
+
+from coordd.engines.postgres.database import Database, Readers, Row, run
+from coordd.store import StoreError, StoreUnavailableError
 
 _LOOK_S: Final = 1.0
 _ANSWER_S: Final = 2.0
+_PATIENCE_S: Final = 0.5
+"""How long a reader waits for a primary that answers nobody, before the standby is asked."""
 _SAMPLES: Final = 600
 _POSITION_BITS: Final = 20
 """A version holds its position above so many bits: see coordd.version_at."""
 _POSITION: Final[LiteralString] = "SELECT position FROM coordd.store"
+_WHOLE: Final[LiteralString] = """\
+SELECT pg_is_in_recovery() AND pg_last_wal_replay_lsn() >= pg_last_wal_receive_lsn(), position
+FROM coordd.store"""
 
 _log = logging.getLogger("coordd.postgres")
 
@@ -41,13 +53,26 @@ class Replica:
         """Whether it has what has this version, as far as is known."""
         return self.up and self.position >= version >> _POSITION_BITS
 
+    async def whole(self, known: int, query: LiteralString, parameters: dict[str, Any] | None
+                    ) -> list[Row] | None:
+        """The rows; None where it has not replayed all it received, or not up to `known`. Raises
+        StoreError, psycopg.Error, OSError.
+        """
+        async with asyncio.timeout(_ANSWER_S), self.readers.pool.connection() as connection:
+            [(replayed, position)] = await run(connection, _WHOLE)
+            if not replayed or position < known:
+                return None
+            return await run(connection, query, parameters)
+
 
 class Replicas:
-    """Those of one primary, looked at once a second."""
+    """Those of one primary, looked at once a second. `standby`: the synchronous one."""
 
-    def __init__(self, primary: Database, replicas: Iterable[Replica]) -> None:
+    def __init__(self, primary: Database, replicas: Iterable[Replica],
+                 standby: Replica | None = None) -> None:
         self._primary = primary
         self._replicas = list(replicas)
+        self._standby = standby
         self._turn = itertools.count()
         self._samples: deque[tuple[float, int]] = deque(maxlen=_SAMPLES)
         self._task: asyncio.Task[None] | None = None
@@ -55,12 +80,17 @@ class Replicas:
         """Pages that a replica gave."""
         self.passed = 0
         """Pages that none could give, because it lagged or did not answer."""
+        self.stood_in = 0
+        """Reads that the standby answered because the primary did not."""
+        self._known = 0
+        self._answered_s = 0.0
+        self._away = False
 
     async def open(self) -> None:
         """Begin to look. Replicas that are away do not hinder it."""
-        if self._replicas:
-            for each in self._replicas:
-                await each.readers.pool.open()
+        for each in self._all():
+            await each.readers.pool.open()
+        if self._all():
             self._task = asyncio.create_task(self._look())
 
     async def close(self) -> None:
@@ -68,8 +98,11 @@ class Replicas:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        for each in self._replicas:
+        for each in self._all():
             await each.readers.pool.close(timeout=2)
+
+    def _all(self) -> list[Replica]:
+        return [*self._replicas, *filter(None, [self._standby])]
 
     @property
     def usable(self) -> int:
@@ -83,6 +116,48 @@ class Replicas:
 
     def __bool__(self) -> bool:
         return bool(self._replicas)
+
+    def saw(self, version: int) -> None:
+        """What has this version was shown."""
+        self._known = max(self._known, version >> _POSITION_BITS)
+
+    async def read(self, query: LiteralString, parameters: dict[str, Any] | None = None
+                   ) -> list[Row]:
+        """What the primary answers, or the standby in its place. Raises StoreError."""
+        if self._standby is None:
+            return await self._primary.fetch(query, parameters)
+        if self._away and (rows := await self._stand_in(query, parameters)) is not None:
+            return rows
+        asking = asyncio.ensure_future(self._primary.fetch(query, parameters))
+        try:
+            while not (await asyncio.wait({asking}, timeout=_PATIENCE_S))[0]:
+                if (time.monotonic() - self._answered_s >= _PATIENCE_S
+                        and (rows := await self._stand_in(query, parameters)) is not None):
+                    return rows
+            try:
+                rows = asking.result()
+            except StoreUnavailableError:
+                if (rows := await self._stand_in(query, parameters)) is None:
+                    raise
+                return rows
+        finally:
+            if not asking.done():
+                asking.add_done_callback(_forget)
+                asking.cancel()
+        self._answered_s = time.monotonic()
+        return rows
+
+    async def _stand_in(self, query: LiteralString, parameters: dict[str, Any] | None
+                        ) -> list[Row] | None:
+        """What the standby has, if that is all that was acknowledged."""
+        assert self._standby is not None
+        try:
+            rows = await self._standby.whole(self._known, query, parameters)
+        except (psycopg.Error, PoolTimeout, OSError) as error:
+            _log.warning("the standby cannot answer for the primary: %s", error)
+            return None
+        self.stood_in += rows is not None
+        return rows
 
     async def inbox(self, version: int, query: LiteralString, parameters: dict[str, Any]
                     ) -> list[Row] | None:
@@ -107,8 +182,13 @@ class Replicas:
             try:
                 [(position,)] = await self._primary.fetch(_POSITION, limit_s=_ANSWER_S)
                 self._samples.append((time.monotonic(), position))
+                self._known = max(self._known, position)
+                away = False
             except (StoreError, OSError):
-                pass  # replicas go on with what they have
+                away = True  # replicas go on with what they have
+            if away != self._away:
+                self._away = away
+                _log.warning("the primary does not answer" if away else "the primary answers")
             await asyncio.gather(*map(self._look_at, self._replicas))
             await asyncio.sleep(_LOOK_S)
 
@@ -124,3 +204,9 @@ class Replicas:
         # How long ago the primary was where the replica is now.
         missing = [at for at, position in self._samples if position > replica.position]
         replica.lag_s = time.monotonic() - missing[0] if missing else 0.0
+
+
+def _forget(task: asyncio.Task[Any]) -> None:
+    """Of a read that nobody waits for any more the error is of no interest."""
+    if not task.cancelled():
+        task.exception()

@@ -56,6 +56,7 @@ class PostgresOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     parameters: dict[str, Any]
     replicas: tuple[dict[str, Any], ...] = ()
+    standby: dict[str, Any] | None = None
     pool_size: int = 8
     wait_s: float = 5.0
     pending_max: int = 10_000
@@ -78,9 +79,10 @@ class PostgresStore:
         self._shift_us = options.shift_us
         self._database = Database(options.parameters, options.pool_size, options.wait_s)
         self._listeners: list[Callable[[str, int], None]] = []
-        self.replicas = Replicas(self._database, [
-            Replica(parameters, options.pool_size, options.wait_s)
-            for parameters in options.replicas])
+        *replicas, standby = [
+            Replica(parameters, options.pool_size, options.wait_s) if parameters else None
+            for parameters in (*options.replicas, options.standby)]
+        self.replicas = Replicas(self._database, filter(None, replicas), standby)
         self._reading = Reading(self._database, self.replicas, options.shift_us)
         self._feeding = Feeding(self._database)
         self._importing = Importing(self._database)
@@ -144,6 +146,9 @@ class PostgresStore:
 
     def counters(self) -> Iterable[tuple[str, str, float]]:
         """As `gauges`."""
+        if self._options.standby:
+            yield ("coordd_standby_reads", "Reads that the standby answered for the primary.",
+                   self.replicas.stood_in)
         if self.replicas:
             yield "coordd_replica_pages", "Pages that a replica gave.", self.replicas.pages
             yield ("coordd_replica_passed", "Pages that no replica could give yet.",

@@ -10,14 +10,13 @@ import random
 import time
 from typing import TYPE_CHECKING, Final
 
-from faults.siteload import Load
 from faults.stack import LONGEST_S, schedule, suffer
-from support.organization import PAUSE_S, until
+from support.organization import until
 
 if TYPE_CHECKING:
     import pytest
 
-    from support.organization import PAUSE_S, Organization
+    from support.organization import Organization
 
 SHORT_RUN_MIN: Final = 10.0
 SHORT_S: Final = 12.0
@@ -38,7 +37,7 @@ def test_faults(organization: Organization, request: pytest.FixtureRequest) -> N
                         "apt-get install -qy libfaketime >/dev/null")
     organization.settled()
     organization.since = time.time()
-    load = Load(organization, seed, name="-faults", resume_limit_s=RESUME_LIMIT_S, pause_s=PAUSE_S)
+    load = organization.load("faults", seed, RESUME_LIMIT_S)
     deadline = time.monotonic() + 60 * minutes
     try:
         load.start()
@@ -68,7 +67,7 @@ def test_the_judge_sees_what_one_copy_alone_loses(organization: Organization) ->
     organization.settled()
     leader, replica = organization.leader, organization.replicas[0]
     set_synchronous(organization, on=False)
-    load = Load(organization, 5, name="-alone", resume_limit_s=RESUME_LIMIT_S, pause_s=PAUSE_S)
+    load = organization.load("alone", 5, RESUME_LIMIT_S)
     try:
         load.start()
         organization.fault("partition", leader, replica)

@@ -13,7 +13,7 @@ import pytest
 
 from coordctl.components import COMPONENTS
 from faults.siteload import Load
-from support.organization import PAUSE_S, Organization
+from support.organization import Organization
 
 SPARE: Final = "m7"
 _PROBE: Final = """\
@@ -31,7 +31,7 @@ for target in sys.argv[1:]:
 def loaded(site: Organization, seed: int) -> Iterator[Load]:
     """Agents at work; at the end nothing is lost, doubled, out of order or skipped."""
     site.since = time.time()
-    load = Load(site, seed, name=f"-{seed}", resume_limit_s=60, pause_s=PAUSE_S)
+    load = site.load(str(seed), seed, 60)
     try:
         load.start()
         yield load

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import ssl
 import subprocess
 import sys
@@ -13,14 +14,15 @@ from typing import Final
 import yaml
 
 from faults.clients import Address
+from faults.siteload import Load
 
 from .team import Team
 
 MACHINES: Final = 7
 """One more than the level needs: it bears nothing until the site is scaled."""
 ANSWER_LIMIT_S: Final = 60.0
-PAUSE_S: Final = 0.05
-"""How long its clients rest: some hundred requests a second leave time to those who mend it."""
+PAUSE_S: Final = 0.2
+"""How long its clients rest: some dozens of requests a second leave time to those who mend it."""
 _TOKEN: Final = ("import sys; from pathlib import Path; from coordctl.site import Site; "
                  "print(Site(Path(sys.argv[1])).token())")
 
@@ -29,6 +31,8 @@ class Organization(Team):
     """Runs coordctl for the lab's site, which stands at level organization."""
 
     answer_limit_s = ANSWER_LIMIT_S
+    run = secrets.token_hex(3)
+    """Part of its clients' names: a site that stands already remembers those of an earlier run."""
     since = 0.0
     """From when on `log` tells, in seconds since 1970."""
     up_s = 0.0
@@ -89,6 +93,11 @@ class Organization(Team):
         return "".join(
             self.lab.on(machine, f"journalctl -u coordd -o cat --no-pager -n 3000 {since}")
             for machine in self.bearers("coordd"))
+
+    def load(self, name: str, seed: int, resume_limit_s: float) -> Load:
+        """Its agents, not at work yet; their names are this run's own."""
+        return Load(self, seed, name=f"-{self.run}-{name}", resume_limit_s=resume_limit_s,
+                    pause_s=PAUSE_S)
 
     def say(self, line: str) -> None:
         """Tell a figure, where pytest lets what tests write through (-s)."""

@@ -43,10 +43,15 @@ class Looks(Generic[V]):
         return await look()
 
     def _done(self, key: Hashable, look: asyncio.Task[V]) -> None:
-        if not look.cancelled():
-            look.exception()  # all who asked may have left; asyncio would call it a defect
+        left(look)
         following = self._next.pop(key, None)
         if following is None:
             del self._under_way[key]
         else:
             self._under_way[key] = following
+
+
+def left(task: asyncio.Task[Any]) -> None:
+    """A callback of a task whose askers may all have left: its error is no defect then."""
+    if not task.cancelled():
+        task.exception()

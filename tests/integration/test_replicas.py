@@ -106,6 +106,7 @@ async def test_the_standby_answers_while_the_primary_does_not(
     """All reads of messages, with all that was acknowledged; and no longer than that."""
     [receipt] = await store.append([draft(body="one")])
     databases.machine.await_replay()
+    await until(lambda: store.replicas.can_stand_in)
     databases.machine.freeze_primary()
     assert await bodies(store) == ["one"]
     assert len(await store.message(receipt.id)) == 1
@@ -130,6 +131,7 @@ async def test_a_standby_that_lacks_what_was_shown_does_not_answer(
     databases.machine.pause_replay()
     await store.append([draft(body="two")])
     assert await bodies(store) == ["two", "one"]
+    await until(lambda: store.replicas.can_stand_in)
     databases.machine.freeze_primary()
     with pytest.raises(StoreUnavailableError):
         await bodies(store)

@@ -13,6 +13,7 @@ from coordd import __version__
 from coordd.api import views
 from coordd.http.request import JSON, Answer, Request, Response
 from coordd.http.router import Route
+from coordd.looks import left
 from coordd.metrics import Exporter
 from coordd.problems import Problem
 from coordd.store import (
@@ -52,6 +53,7 @@ class Readiness:
         if self._proof is None or (self._proof.done() and now - self._begun_s >= PROOF_HOLDS_S):
             self._begun_s = now
             self._proof = asyncio.create_task(self._store.prove())
+            self._proof.add_done_callback(left)
         try:
             await asyncio.shield(self._proof)
         except StoreSealedError as error:

@@ -6,7 +6,8 @@ seen to: it is left out until it has caught up, and one that does not answer unt
 
 While the primary does not answer, the synchronous replica stands in for all reads of messages. A
 commit that was acknowledged is on its disk, so what it shows once it has replayed all that it has
-received is no older. And nothing that this server has shown before is taken back.
+received is no older. And nothing that this server has shown before is taken back. One that was
+itself away is not believed at once: it may not know yet that commits no longer wait for it.
 """
 
 from __future__ import annotations
@@ -23,12 +24,17 @@ import psycopg
 from psycopg_pool import PoolTimeout
 
 from coordd.engines.postgres.database import Database, Readers, Row, run
+from coordd.looks import left
 from coordd.store import StoreError, StoreUnavailableError
 
-_LOOK_S: Final = 1.0
+_LOOK_S: Final = 0.5
+_AWAY_S: Final = 0.8
+"""A primary that has not answered a look in this time is away."""
 _ANSWER_S: Final = 2.0
-_PATIENCE_S: Final = 0.5
-"""How long a reader waits for a primary that answers nobody, before the standby is asked."""
+_PATIENCE_S: Final = 0.2
+"""How often a reader that waits for the primary asks whether it is away."""
+_STEADY_S: Final = 10.0
+"""How long the standby must have answered every look. Patroni reads etcd anew every 2 s."""
 _SAMPLES: Final = 600
 _POSITION_BITS: Final = 20
 """A version holds its position above so many bits: see coordd.version_at."""
@@ -66,7 +72,7 @@ class Replica:
 
 
 class Replicas:
-    """Those of one primary, looked at once a second. `standby`: the synchronous one."""
+    """Those of one primary, looked at twice a second. `standby`: the synchronous one."""
 
     def __init__(self, primary: Database, replicas: Iterable[Replica],
                  standby: Replica | None = None) -> None:
@@ -83,8 +89,8 @@ class Replicas:
         self.stood_in = 0
         """Reads that the standby answered because the primary did not."""
         self._known = 0
-        self._answered_s = 0.0
         self._away = False
+        self._steady_s: float | None = None  # since when the standby has answered every look
 
     async def open(self) -> None:
         """Begin to look. Replicas that are away do not hinder it."""
@@ -117,6 +123,11 @@ class Replicas:
     def __bool__(self) -> bool:
         return bool(self._replicas)
 
+    @property
+    def can_stand_in(self) -> bool:
+        """Whether the standby has answered for long enough to be believed."""
+        return self._steady_s is not None and time.monotonic() - self._steady_s >= _STEADY_S
+
     def saw(self, version: int) -> None:
         """What has this version was shown."""
         self._known = max(self._known, version >> _POSITION_BITS)
@@ -126,31 +137,29 @@ class Replicas:
         """What the primary answers, or the standby in its place. Raises StoreError."""
         if self._standby is None:
             return await self._primary.fetch(query, parameters)
-        if self._away and (rows := await self._stand_in(query, parameters)) is not None:
+        if (rows := await self._stand_in(query, parameters)) is not None:
             return rows
         asking = asyncio.ensure_future(self._primary.fetch(query, parameters))
         try:
             while not (await asyncio.wait({asking}, timeout=_PATIENCE_S))[0]:
-                if (time.monotonic() - self._answered_s >= _PATIENCE_S
-                        and (rows := await self._stand_in(query, parameters)) is not None):
+                if (rows := await self._stand_in(query, parameters)) is not None:
                     return rows
             try:
-                rows = asking.result()
+                return asking.result()
             except StoreUnavailableError:
                 if (rows := await self._stand_in(query, parameters)) is None:
                     raise
                 return rows
         finally:
             if not asking.done():
-                asking.add_done_callback(_forget)
+                asking.add_done_callback(left)
                 asking.cancel()
-        self._answered_s = time.monotonic()
-        return rows
 
     async def _stand_in(self, query: LiteralString, parameters: dict[str, Any] | None
                         ) -> list[Row] | None:
-        """What the standby has, if that is all that was acknowledged."""
-        assert self._standby is not None
+        """What the standby has, if the primary is away and that is all that was acknowledged."""
+        if self._standby is None or not self._away or not self.can_stand_in:
+            return None
         try:
             rows = await self._standby.whole(self._known, query, parameters)
         except (psycopg.Error, PoolTimeout, OSError) as error:
@@ -179,18 +188,31 @@ class Replicas:
 
     async def _look(self) -> None:
         while True:
-            try:
-                [(position,)] = await self._primary.fetch(_POSITION, limit_s=_ANSWER_S)
-                self._samples.append((time.monotonic(), position))
-                self._known = max(self._known, position)
-                away = False
-            except (StoreError, OSError):
-                away = True  # replicas go on with what they have
-            if away != self._away:
-                self._away = away
-                _log.warning("the primary does not answer" if away else "the primary answers")
-            await asyncio.gather(*map(self._look_at, self._replicas))
+            await asyncio.gather(self._look_at_primary(), self._look_at_standby(),
+                                 *map(self._look_at, self._replicas))
             await asyncio.sleep(_LOOK_S)
+
+    async def _look_at_primary(self) -> None:
+        try:
+            [(position,)] = await self._primary.fetch(_POSITION, limit_s=_AWAY_S)
+            self._samples.append((time.monotonic(), position))
+            self._known = max(self._known, position)
+            away = False
+        except (StoreError, OSError):
+            away = True  # replicas go on with what they have
+        if away != self._away:
+            self._away = away
+            _log.warning("the primary does not answer" if away else "the primary answers")
+
+    async def _look_at_standby(self) -> None:
+        if self._standby is None:
+            return
+        try:
+            await self._standby.readers.fetch(_POSITION, limit_s=_ANSWER_S)
+        except (StoreError, OSError):
+            self._steady_s = None
+        else:
+            self._steady_s = self._steady_s or time.monotonic()
 
     async def _look_at(self, replica: Replica) -> None:
         try:
@@ -204,9 +226,3 @@ class Replicas:
         # How long ago the primary was where the replica is now.
         missing = [at for at, position in self._samples if position > replica.position]
         replica.lag_s = time.monotonic() - missing[0] if missing else 0.0
-
-
-def _forget(task: asyncio.Task[Any]) -> None:
-    """Of a read that nobody waits for any more the error is of no interest."""
-    if not task.cancelled():
-        task.exception()

@@ -57,6 +57,7 @@ def test_up_again_changes_nothing(organization: Organization) -> None:
     assert "(changed=0)" in done.stdout
 
 
+@pytest.mark.long
 def test_ansible_itself_finds_nothing_to_change(organization: Organization) -> None:
     plan = organization.json("plan")
     assert plan["changes"] == []
@@ -147,6 +148,7 @@ def test_a_message_server_is_killed(organization: Organization) -> None:
         assert len(unanswered) <= len(load.senders), unanswered
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("count", [3, 2])
 def test_scaled_without_a_failed_request(organization: Organization, count: int) -> None:
     with loaded(organization, 3 + count) as load:
@@ -157,6 +159,7 @@ def test_scaled_without_a_failed_request(organization: Organization, count: int)
     assert (SPARE in organization.bearers("coordd")) == (count == 3)
 
 
+@pytest.mark.long
 def test_a_rolling_restart_of_the_servers(organization: Organization) -> None:
     """What an update of coordd does: each is drained before it is stopped."""
     file = organization.folder / "site.yml"

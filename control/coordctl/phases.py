@@ -1,7 +1,8 @@
 """The phases of a provisioning run, and what each was done with.
 
 A phase is a playbook of the kit, one a role. The hash of a phase's inputs is over all that it
-reads: the rendered variables, the machines, the secrets' file, the role's and the playbook's files.
+reads: the rendered variables, the machines, the secrets' file, the role's and the playbook's files,
+and the release where it installs one.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ from coordctl.profile import Profile
 from coordctl.render import Files
 from coordctl.topology import Topology
 
+RELEASE_FILE: Final = "release.yml"
+"""The variables that name a release of coordd."""
+_RELEASED: Final = "coordd"
+"""The phase that reads them."""
 _READS_WHAT_IS_MADE_BY: Final = {"worker": "coordd"}
 """Phase → the one before whose release, settings and secrets on the machine it runs with."""
 
@@ -45,13 +50,14 @@ def check_kit(profile: Profile, phases: list[str]) -> None:
 def hashes(phases: list[str], files: Files, variables: Iterable[Path]) -> dict[str, str]:
     """Phase → hash of its inputs."""
     top = kit.folder()
-    more = {f"-e {file.name}": file.read_bytes() for file in variables}
+    more = {file.name: file.read_bytes() for file in variables}
     found: dict[str, str] = {}
     for phase in phases:
         read = {name: text.encode() for name, text in files.items()
                 if name in ("hosts.yml", "group_vars/all.yml", f"group_vars/{phase}.yml")
                 or name.startswith("host_vars/")}
-        read |= more
+        read |= {f"-e {name}": text for name, text in more.items()
+                 if name != RELEASE_FILE or phase == _RELEASED}
         if (before := _READS_WHAT_IS_MADE_BY.get(phase)) in found:
             read[f"phase {before}"] = found[before].encode()
         for file in (top / "playbooks" / f"{phase}.yml",

@@ -62,7 +62,7 @@ def prepare(site: Site, level: str | None = None) -> Stage:
         with waiting("Building the release …"):
             built = build(TARGET_PYTHON, platform.machine())
         release = built.id
-        file = site.folder / "release.yml"
+        file = site.folder / phases.RELEASE_FILE
         write_file(file, json.dumps({"coordd_release": built.id,
                                      "coordd_wheelhouse": str(built.folder)}, indent=2) + "\n")
         variables.append(file)

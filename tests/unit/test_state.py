@@ -82,3 +82,13 @@ def test_a_worker_runs_with_what_the_message_servers_phase_made(tmp_path: Path) 
     first = phases.hashes(wanted, files, [])
     other = files | {"group_vars/coordd.yml": "a: 2\n"}
     assert phases.holding(phases.hashes(wanted, other, []), first) == ["redis", "nginx"]
+
+
+def test_a_new_release_is_a_matter_of_servers_and_workers(tmp_path: Path) -> None:
+    files = {"group_vars/coordd.yml": "a: 1\n"}
+    wanted = ["redis", "coordd", "worker", "nginx"]
+    release = tmp_path / phases.RELEASE_FILE
+    release.write_text("{}", encoding="ascii")
+    first = phases.hashes(wanted, files, [release])
+    release.write_text('{"coordd_release": "x"}', encoding="ascii")
+    assert phases.holding(phases.hashes(wanted, files, [release]), first) == ["redis", "nginx"]

@@ -5,6 +5,7 @@ Debian's archive.
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,9 @@ from support.postgres import Databases
 FIRST_START_LIMIT_S = 400  # the lab's image may have to be built
 TEAM_LIMIT_S = 600  # a machine is provisioned, on a busy computer
 ORGANIZATION_LIMIT_S = 1200  # and the minutes for which things are broken
+
+# A suite that a shell began in the background ignores Ctrl-C, and so would all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Without limits for an agent: here one token speaks for all.
 _SIZES = "sizes: {rate_per_s: 0}\n"

@@ -30,8 +30,6 @@ class Team:
         return subprocess.Popen(
             self.lab.arguments(*words), cwd=self.lab.cwd, env=self.lab.env, text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            # A suite that a shell began in the background ignores Ctrl-C; a person's does not.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             start_new_session=True)
 
     def __call__(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:

@@ -90,6 +90,7 @@ def test_a_hook_from_its_making_to_its_end(ctl: Ctl, receiver: Receiver) -> None
     receiver.status = 200
     assert "Tried anew: 1" in ctl("hook", "retry").stdout
     await_(lambda: len(receiver.calls) == 4)
+    await_(lambda: not asked(ctl, "/work/dead")["dead"])
     assert "No dead letters" in ctl("hook", "dead").stdout
     assert "nobody can be asked" in ctl("hook", "remove", hook["id"], code=1).stderr
     ctl("hook", "remove", hook["id"], "--yes")

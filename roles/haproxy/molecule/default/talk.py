@@ -141,7 +141,7 @@ def checks() -> None:
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
          "-nodes", "-days", "1", "-subj", "/CN=strange", "-keyout", folder / "strange.key",
          "-out", strange], check=True, capture_output=True)
-    for port in (WRITE, READ, DIRECT, METRICS):
+    for port in (WRITE, READ, STANDBY, DIRECT, METRICS):
         text = text.replace(f"127.0.0.1:{port}", f"127.0.0.1:{port + 10_000}")
     text = text.replace("/run/haproxy/coordctl.sock", f"{folder}/socket")
     good = ["DOWN L7STS", "UP L7OK"]

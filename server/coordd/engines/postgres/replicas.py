@@ -17,7 +17,8 @@ import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from typing import Any, Final, LiteralString
 
 import psycopg
@@ -42,6 +43,8 @@ _POSITION: Final[LiteralString] = "SELECT position FROM coordd.store"
 _WHOLE: Final[LiteralString] = """\
 SELECT pg_is_in_recovery() AND pg_last_wal_replay_lsn() >= pg_last_wal_receive_lsn(), position
 FROM coordd.store"""
+
+Look = Callable[[], Coroutine[Any, Any, None]]
 
 _log = logging.getLogger("coordd.postgres")
 
@@ -81,7 +84,7 @@ class Replicas:
         self._standby = standby
         self._turn = itertools.count()
         self._samples: deque[tuple[float, int]] = deque(maxlen=_SAMPLES)
-        self._task: asyncio.Task[None] | None = None
+        self._looks: list[asyncio.Task[None]] = []
         self.pages = 0
         """Pages that a replica gave."""
         self.passed = 0
@@ -97,13 +100,15 @@ class Replicas:
         for each in self._all():
             await each.readers.pool.open()
         if self._all():
-            self._task = asyncio.create_task(self._look())
+            looks: list[Look] = [self._look_at_primary, self._look_at_standby,
+                                 *(partial(self._look_at, each) for each in self._replicas)]
+            self._looks = [asyncio.create_task(_again(look)) for look in looks]
 
     async def close(self) -> None:
         """End all connections."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        for look in self._looks:
+            look.cancel()
+        await asyncio.gather(*self._looks, return_exceptions=True)
         for each in self._all():
             await each.readers.pool.close(timeout=2)
 
@@ -186,12 +191,6 @@ class Replicas:
         self.passed += 1
         return None
 
-    async def _look(self) -> None:
-        while True:
-            await asyncio.gather(self._look_at_primary(), self._look_at_standby(),
-                                 *map(self._look_at, self._replicas))
-            await asyncio.sleep(_LOOK_S)
-
     async def _look_at_primary(self) -> None:
         try:
             [(position,)] = await self._primary.fetch(_POSITION, limit_s=_AWAY_S)
@@ -226,3 +225,10 @@ class Replicas:
         # How long ago the primary was where the replica is now.
         missing = [at for at, position in self._samples if position > replica.position]
         replica.lag_s = time.monotonic() - missing[0] if missing else 0.0
+
+
+async def _again(look: Look) -> None:
+    """Each at its own pace: one that waits for its answer holds up no other."""
+    while True:
+        await look()
+        await asyncio.sleep(_LOOK_S)

@@ -4,6 +4,7 @@ do shared by this computer's cores.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 MACHINES: Final = 6
 AGAIN: Final = 3
 RATE: Final = 1000.0
+TOKENS_KNOWN_S: Final = 10.0
+"""The other server reads new tokens within a few seconds."""
 _UNLIMITED: Final = "sizes: {rate_per_s: 0}\n"
 
 
@@ -70,6 +73,7 @@ def send(stand: Stand) -> None:
     authority, seconds = site.folder / "ca.crt", stand.scale.seconds
     with Api(f"https://{site.addresses['m1']}", site.token(), authority) as api:
         tokens = {agent: api.issue(agent)["token"] for agent in AGENTS}
+    time.sleep(TOKENS_KNOWN_S)
     outside = Job(port=443, host=site.addresses["m1"], authority=str(authority), workload="send",
                   connections=64, rate=0.0, seconds=seconds, warm_s=1.0, tokens=tokens)
     alone = replace(outside, host=site.addresses["m2"], port=8000, authority="")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, Final, LiteralString, TypeVar
 
 import msgspec
@@ -79,10 +80,9 @@ class PostgresStore:
         self._shift_us = options.shift_us
         self._database = Database(options.parameters, options.pool_size, options.wait_s)
         self._listeners: list[Callable[[str, int], None]] = []
-        *replicas, standby = [
-            Replica(parameters, options.pool_size, options.wait_s) if parameters else None
-            for parameters in (*options.replicas, options.standby)]
-        self.replicas = Replicas(self._database, filter(None, replicas), standby)
+        replica = partial(Replica, size=options.pool_size, wait_s=options.wait_s)
+        self.replicas = Replicas(self._database, map(replica, options.replicas),
+                                 replica(options.standby) if options.standby else None)
         self._reading = Reading(self._database, self.replicas, options.shift_us)
         self._feeding = Feeding(self._database)
         self._importing = Importing(self._database)

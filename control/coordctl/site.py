@@ -210,28 +210,36 @@ def locked(folder: Path, command: str) -> Iterator[int]:
     """
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        deadline = time.monotonic() + LOCK_WAIT_S
-        told = False
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                holder = os.pread(descriptor, 400, 0).decode("utf-8", "replace").strip()
-                if time.monotonic() > deadline:
-                    raise CoordctlError(f"the site {folder} is busy: {holder}",
-                                        mend="coordctl status") from None
-                if not told:
-                    note(f"Waiting for {holder or 'another coordctl'} on this site …")
-                    told = True
-                time.sleep(0.1)
-        os.ftruncate(descriptor, 0)
+        _wait(descriptor, folder)
         since = datetime.now().astimezone().isoformat(" ", "seconds")
         os.pwrite(descriptor, f"`coordctl {command}` ({_user()}@{socket.gethostname()}, "
                               f"pid {os.getpid()}, since {since})\n".encode(), 0)
         yield descriptor
+        # Who takes the lock next has it a moment before its name stands here.
+        os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
+
+
+def _wait(descriptor: int, folder: Path) -> None:
+    """Take the lock; for a holder whose name two looks have seen, say so once."""
+    deadline = time.monotonic() + LOCK_WAIT_S
+    holder, told = "", False
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            before, holder = holder, os.pread(descriptor, 400, 0).decode("utf-8", "replace").strip()
+            if time.monotonic() > deadline:
+                raise CoordctlError(f"the site {folder} is busy: {holder or 'another coordctl'}",
+                                    mend="coordctl status") from None
+            if holder == before != "" and not told:
+                note(f"Waiting for {holder} on this site …")
+                told = True
+            time.sleep(0.1)
+        else:
+            os.ftruncate(descriptor, 0)
+            return
 
 
 def _user() -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import shlex
 import stat
 import subprocess
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -248,6 +251,32 @@ def test_the_lock_is_let_go(folder: Path) -> None:
     for _ in range(2):
         with locked(folder, "up"):
             assert "`coordctl up` (" in (folder / ".lock").read_text(encoding="utf-8")
+
+
+def test_who_waits_is_told_for_whom_and_never_for_nobody(
+        folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with (folder / ".lock").open("w+") as holder:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+
+        def wait() -> None:
+            with locked(folder, "up"):
+                pass
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        time.sleep(0.4)
+        assert capsys.readouterr().err == ""
+        holder.write("`coordctl plan` (ada)\n")
+        holder.flush()
+        told = ""
+        while "Waiting" not in told and waiting.is_alive():
+            time.sleep(0.05)
+            told += capsys.readouterr().err
+        assert "Waiting for `coordctl plan` (ada) on this site" in told
+        fcntl.flock(holder, fcntl.LOCK_UN)
+        waiting.join(timeout=10)
+    assert not waiting.is_alive()
+    assert (folder / ".lock").read_bytes() == b""
 
 
 def test_a_file_is_whole_or_as_before(folder: Path) -> None:

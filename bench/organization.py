@@ -15,7 +15,7 @@ from bench.figures import spread
 from bench.kit import at_level, bare_site
 from bench.results import Limit, Row
 from bench.stand import throughput
-from bench.workloads import AGENTS
+from bench.workloads import AGENTS, EVERYBODY
 from coordctl.api import Api
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def send(stand: Stand) -> None:
     site = organization(stand)
     authority, seconds = site.folder / "ca.crt", stand.scale.seconds
     with Api(f"https://{site.addresses['m1']}", site.token(), authority) as api:
-        tokens = {agent: api.issue(agent)["token"] for agent in AGENTS}
+        tokens = {agent: api.issue(agent)["token"] for agent in AGENTS} | {EVERYBODY: site.token()}
     time.sleep(TOKENS_KNOWN_S)
     outside = Job(port=443, host=site.addresses["m1"], authority=str(authority), workload="send",
                   connections=64, rate=0.0, seconds=seconds, warm_s=1.0, tokens=tokens)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 AGENTS = tuple(f"agent-{number:02d}" for number in range(50))
+EVERYBODY = "*"
+"""Whose token may send for any agent, where a load is given tokens."""
 VARIANTS = 64
 """How many different requests one connection repeats."""
 READS = 3
@@ -64,16 +66,20 @@ def _send(connection: int, tokens: Mapping[str, str]) -> Iterator[bytes]:
     return itertools.cycle([_sent(message(rng), tokens) for _ in range(VARIANTS)])
 
 
-def _batch(connection: int, _: Mapping[str, str]) -> Iterator[bytes]:
+def _sent_together(rng: random.Random, count: int, tokens: Mapping[str, str]) -> bytes:
+    return post("/api/v1/messages/batch", [message(rng) for _ in range(count)],
+                tokens.get(EVERYBODY))
+
+
+def _batch(connection: int, tokens: Mapping[str, str]) -> Iterator[bytes]:
     rng = random.Random(connection)
-    return itertools.cycle([post("/api/v1/messages/batch", [message(rng) for _ in range(100)])
-                            for _ in range(8)])
+    return itertools.cycle([_sent_together(rng, 100, tokens) for _ in range(8)])
 
 
-def _fill(connection: int, _: Mapping[str, str]) -> Iterator[bytes]:
+def _fill(connection: int, tokens: Mapping[str, str]) -> Iterator[bytes]:
     rng = random.Random(1_000_000 + connection)
     while True:
-        yield post("/api/v1/messages/batch", [message(rng) for _ in range(1000)])
+        yield _sent_together(rng, 1000, tokens)
 
 
 def _inbox(connection: int, tokens: Mapping[str, str]) -> Iterator[bytes]:
@@ -113,5 +119,5 @@ WORKLOADS: dict[str, tuple[Callable[[int, Mapping[str, str]], Iterator[bytes]], 
     "health": (_health, 1),
 }
 """By name: the requests of a connection (by its number and the agents' tokens), and the messages in
-each of them. `batch` and `fill` speak for all agents and send no token.
+each of them. `batch` and `fill` speak for all agents, with the token of EVERYBODY.
 """

@@ -4,6 +4,7 @@ scaled and failed over under load. The seventh machine bears nothing at first.
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -173,3 +174,34 @@ def test_a_rolling_restart_of_the_servers(organization: Organization) -> None:
     finally:
         file.write_text(text, encoding="utf-8")
         organization("up", "--yes")
+
+
+def outdate(site: Organization, machine: str, package: str) -> str:
+    """Have the machine believe that its `package` is an older one; the version it has."""
+    return site.lab.on(machine, (
+        f"dpkg-query -W -f '${{Version}}' {package} && "
+        f"sed -i '/^Package: {package}$/,/^$/s/^Version: .*/Version: 1.0-1/' /var/lib/dpkg/status"))
+
+
+def certificate(site: Organization) -> str:
+    """What the load balancer shows who connects anew, as PEM."""
+    return ssl.get_server_certificate((site.address, 443))
+
+
+@pytest.mark.long
+def test_updated_without_a_failed_request(organization: Organization) -> None:
+    """Postgres' and pgbouncer's packages, then a restart of each; all certificates, by a reload."""
+    organization.settled()
+    packages = ("postgresql-17", "pgbouncer")
+    databases = organization.bearers("postgres")
+    had = {(machine, package): outdate(organization, machine, package)
+           for machine in databases for package in packages}
+    shown = certificate(organization)
+    with loaded(organization, 8) as load:
+        organization("update", "--certificates", "--yes")
+        assert no_refusal(load) == []
+    assert {(machine, package): organization.lab.on(
+        machine, f"dpkg-query -W -f '${{Version}}' {package}")
+        for machine in databases for package in packages} == had
+    assert certificate(organization) != shown
+    organization.settled()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import msgspec
 import pytest
 
 from coordd.engines.postgres import PostgresOptions, PostgresStore
+from coordd.engines.postgres.database import Readers
 from coordd.model import Message
 from coordd.store import Claim, Draft, StoreError, StoreUnknownError
 from support.relay import Relay
@@ -182,3 +184,21 @@ async def test_a_database_that_is_silent_is_told_in_time(
                     await asyncio.sleep(0.1)
         assert again.deliveries == [("bob", 2)]
         assert await subjects(store) == [(1, "first"), (2, "second")]
+
+
+async def test_who_waits_alone_is_served_when_the_database_comes_back_late(
+        databases: Databases, database: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    readers = Readers(
+        {**databases.pooled(database), "conninfo": f"postgresql://127.0.0.1:{port}/{database}"},
+        size=2, wait_s=30)
+    await readers.pool.open()
+    try:
+        asked = asyncio.create_task(readers.fetch("SELECT 1", limit_s=30))
+        await asyncio.sleep(4)
+        assert not asked.done()
+        with Relay(databases.machine.pooled_url(database), port=port):
+            assert await asked == [(1,)]
+    finally:
+        await readers.pool.close()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -176,6 +178,21 @@ def test_a_full_disk_takes_nothing_and_leaves_this_computer_its_room(lab: Lab, f
     lab.on("m3", f"dd if=/dev/zero of=/var/lib/{folder}/probe bs=1M count=8 conv=fsync status=none "
                  f"&& rm /var/lib/{folder}/probe")
     assert lab.machines()["m3"]["faults"] == []
+
+
+def test_this_computer_stays_where_it_is_when_a_machine_goes(lab: Lab) -> None:
+    """Else what the others send it is lost until they ask for its hardware address anew."""
+    def address() -> str:
+        way = subprocess.run(["ip", "-json", "route", "get", lab.machines()["m2"]["address"]],
+                             capture_output=True, text=True, check=True)
+        return Path("/sys/class/net", json.loads(way.stdout)[0]["dev"], "address").read_text()
+
+    before = address()
+    for name in ("m1", "m3"):
+        lab("fault", "kill", name)
+        assert address() == before
+        lab("fault", "start", name)
+        assert address() == before
 
 
 def test_a_slow_network_lets_no_more_than_its_rate_through(lab: Lab) -> None:

@@ -63,6 +63,7 @@ systemctl start postgresql@17-main
 cd /
 runuser -u postgres -- psql -qv ON_ERROR_STOP=1 <<EOF
 CREATE ROLE $ROLE LOGIN CREATEDB PASSWORD '$PASSWORD';
+GRANT pg_read_all_stats TO $ROLE;
 -- In this database alone; replicas have it too.
 GRANT EXECUTE ON FUNCTION pg_wal_replay_pause(), pg_wal_replay_resume(),
   pg_get_wal_replay_pause_state() TO $ROLE;

@@ -15,19 +15,21 @@ _CHUNK = 65_536
 
 
 class Relay:
-    """Listens on a port of 127.0.0.1 and passes bytes on to the server of `url` and back.
+    """Listens on a port of 127.0.0.1, a free one where none is given, and passes bytes on to the
+    server of `url` and back.
 
     `loss`: the part of the answers that are lost, each with its connection. `lose(mark)`: as soon
     as a client has sent those bytes, what the server answers to it is lost. `pause`: nothing
     passes, nothing ends, as on a wire that was cut.
     """
 
-    def __init__(self, url: str, seed: int = 0) -> None:
+    def __init__(self, url: str, seed: int = 0, port: int = 0) -> None:
         parts = urlsplit(url)
         assert parts.hostname is not None
         assert parts.port is not None
         self._to = parts.hostname, parts.port
         self._path = parts.path
+        self._port = port
         self._random = random.Random(seed)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -69,7 +71,7 @@ class Relay:
 
     async def _listen(self) -> asyncio.Server:
         self._flows.set()
-        return await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return await asyncio.start_server(self._serve, "127.0.0.1", self._port)
 
     async def _end(self) -> None:
         self._server.close()

@@ -74,6 +74,7 @@ def up(folder: Path, count: int, level: str, given: str | None, *, yes: bool) ->
                 machine.bring_up(each, pool)
 
         _all(f"{lab}: machines on", start, machines)
+        network.keep_gateway(lab)
         site_file.know_hosts(folder, {each.address: machine.public_host_key(each)
                                       for each in machines})
         addresses = {each.name: each.address for each in machines}
@@ -152,6 +153,7 @@ def break_one(folder: Path, given: str | None, kind: str, name: str) -> None:
         act, wanted, said = faults.ON_ONE[kind]
         act(_in_state(lab, name, wanted))
         if kind == "start":
+            network.keep_gateway(lab)
             machines = machine.found(lab)
             addresses = {each.name: each.address for each in machines}
             machine.settle(one(lab, name), folder, addresses)

@@ -51,6 +51,7 @@ LEADER_FIRST = {"max_connections", "max_locks_per_transaction", "max_prepared_tr
                 "max_wal_senders", "max_worker_processes"}
 
 # What a pooler may ask: how to tell a role's password, of those that have no right but their own.
+# What the owner may: whether a replica waits for more, or has more to replay.
 ACCESS = """
 CREATE SCHEMA IF NOT EXISTS pooler;
 REVOKE ALL ON SCHEMA pooler FROM PUBLIC;
@@ -68,6 +69,7 @@ REVOKE ALL ON DATABASE {database} FROM PUBLIC;
 GRANT CONNECT ON DATABASE {database} TO {pooler};
 REVOKE ALL ON SCHEMA public FROM PUBLIC;
 ALTER ROLE {user} SET search_path = public;
+GRANT pg_read_all_stats TO {user};
 """
 
 
@@ -256,7 +258,7 @@ def look_after(told: dict[str, Any]) -> list[str]:
         if cursor.fetchone() != (mark,):
             cursor.execute(f"BEGIN; {text}; COMMENT ON FUNCTION pooler.user_lookup(text) IS "
                            f"'{mark}'; COMMIT")
-            changed.append("what the pooler may ask")
+            changed.append("what its users may ask")
     link.close()
     return changed
 

@@ -7,6 +7,7 @@ mode shares best; prepared statements are pgbouncer's to track (`max_prepared_st
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
@@ -28,16 +29,43 @@ _PING_AFTER_S: Final = 1.0
 _PAUSE_S: Final = 0.05
 _WAITING_MAX: Final = 2000
 """Callers that may wait for a connection; more are refused at once."""
+TOLD_S: Final = 10.0
+_AGAIN_S: Final = 0.5
+"""How often a lost connection is tried again."""
 _LIBPQ: Final = {
     "connect_timeout": "4", "tcp_user_timeout": "8000", "keepalives_idle": "5",
     "keepalives_interval": "2", "keepalives_count": "3", "application_name": "coordd",
 }
 
 
+class Seldom(logging.Filter):
+    """Lets the same text pass once in TOLD_S: connections are tried again twice a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether it was not told lately."""
+        now, text = time.monotonic(), record.getMessage()
+        self._told = {each: at for each, at in self._told.items() if now - at < TOLD_S}
+        return self._told.setdefault(text, now) == now
+
+
+for _name in ("psycopg", "psycopg.pool"):
+    logging.getLogger(_name).addFilter(Seldom())
+
+
 class Connection(AsyncConnection[Row]):
     """A connection that knows when it was last used, by the monotonic clock."""
 
     used_s = 0.0
+
+    async def cancel_safe(self, *, timeout: float = 0) -> None:  # noqa: ARG002, ASYNC109 - psycopg's
+        """Who waits no longer for a statement gives the connection up. To ask the database to end
+        it takes psycopg up to 10 s where that is silent, which is just when nobody can wait.
+        """
+        self.pgconn.finish()
 
 
 def conninfo(url: str, user: str | None, password: str | None, ca_file: str | None
@@ -72,13 +100,20 @@ async def _ping(connection: Connection) -> None:
             await AsyncConnectionPool.check_connection(connection)
 
 
+async def _on(pool: AsyncConnectionPool[Any]) -> None:
+    """Try on where a pool would give up: who waits already asks for no other connection."""
+    if not pool.closed and not pool.get_stats()["pool_available"]:
+        await pool.check()  # that of none, but it has the pool grow
+
+
 def _pool(parameters: dict[str, Any], name: str, size: int, wait_s: float
           ) -> AsyncConnectionPool[Connection]:
     rest = dict(parameters)
     return AsyncConnectionPool(
         rest.pop("conninfo"), connection_class=Connection, kwargs={**rest, "autocommit": True},
         name=name, min_size=1, max_size=size, timeout=wait_s, max_waiting=_WAITING_MAX,
-        configure=_configure, check=_ping, max_idle=600, reconnect_timeout=3, open=False)
+        configure=_configure, check=_ping, max_idle=600, reconnect_timeout=_AGAIN_S,
+        reconnect_failed=_on, open=False)
 
 
 class Readers:

@@ -40,8 +40,12 @@ _SAMPLES: Final = 600
 _POSITION_BITS: Final = 20
 """A version holds its position above so many bits: see coordd.version_at."""
 _POSITION: Final[LiteralString] = "SELECT position FROM coordd.store"
+# What was received last may be the beginning of a record: then the replay waits for its end, for
+# nothing else, and says so to whoever may read it (pg_read_all_stats).
 _WHOLE: Final[LiteralString] = """\
-SELECT pg_is_in_recovery() AND pg_last_wal_replay_lsn() >= pg_last_wal_receive_lsn(), position
+SELECT pg_is_in_recovery() AND (pg_last_wal_replay_lsn() >= pg_last_wal_receive_lsn() OR EXISTS (
+    SELECT FROM pg_stat_activity WHERE backend_type = 'startup'
+    AND wait_event IN ('RecoveryWalStream', 'RecoveryRetrieveRetryInterval'))), position
 FROM coordd.store"""
 
 Look = Callable[[], Coroutine[Any, Any, None]]

@@ -22,9 +22,9 @@ from functools import partial
 from typing import Any, Final, LiteralString
 
 import psycopg
-from psycopg_pool import PoolTimeout
 
 from coordd.engines.postgres.database import Database, Readers, Row, run
+from coordd.engines.postgres.errors import is_lost
 from coordd.looks import left
 from coordd.store import StoreError, StoreUnavailableError
 
@@ -32,6 +32,8 @@ _LOOK_S: Final = 0.5
 _AWAY_S: Final = 0.8
 """A primary that has not answered a look in this time is away."""
 _ANSWER_S: Final = 2.0
+_FREE_S: Final = 0.5
+"""How long a reader waits for a connection to the standby, which may have become the leader."""
 _PATIENCE_S: Final = 0.2
 """How often a reader that waits for the primary asks whether it is away."""
 _STEADY_S: Final = 10.0
@@ -71,7 +73,8 @@ class Replica:
         """The rows; None where it has not replayed all it received, or not up to `known`. Raises
         StoreError, psycopg.Error, OSError.
         """
-        async with asyncio.timeout(_ANSWER_S), self.readers.pool.connection() as connection:
+        async with (asyncio.timeout(_ANSWER_S),
+                    self.readers.pool.connection(_FREE_S) as connection):
             [(replayed, position)] = await run(connection, _WHOLE)
             if not replayed or position < known:
                 return None
@@ -171,8 +174,10 @@ class Replicas:
             return None
         try:
             rows = await self._standby.whole(self._known, query, parameters)
-        except (psycopg.Error, PoolTimeout, OSError) as error:
-            _log.warning("the standby cannot answer for the primary: %s", error)
+        except (psycopg.Error, OSError) as error:
+            _log.warning("the standby cannot answer for the primary: %r", error)
+            if is_lost(error):  # it may lead by now, and the readers behind this one wait
+                self._steady_s = None
             return None
         self.stood_in += rows is not None
         return rows

@@ -42,14 +42,16 @@ def scale(folder: Path, what: str, count: int, *, yes: bool) -> None:
         except BaseException:
             here.change(lambda _: text)
             raise
-    provision.up(here.folder, None, yes=True, resume=False)
     left = [machine for machine in before.bearers(what) if machine not in after.bearers(what)]
     if left:
         _retire(here, left)
+    provision.up(here.folder, None, yes=True, resume=False)
 
 
 def _retire(here: Site, machines: list[str]) -> None:
-    """Stop what no balancer sends requests to any more; it ends those that it has first."""
+    """Stop what is to go, while the database still answers it: it tells the balancer that it takes
+    no more requests, and ends those that it has.
+    """
     with waiting(f"Stopping coordd on {', '.join(machines)} …"):
         answers = remote.run(here, dict.fromkeys(machines, (_RETIRE, ())))
     for machine, answer in answers.items():

@@ -186,6 +186,16 @@ async def test_a_database_that_is_silent_is_told_in_time(
         assert await subjects(store) == [(1, "first"), (2, "second")]
 
 
+async def test_a_feed_is_read_though_the_answer_before_it_is_lost(
+        databases: Databases, database: str, relay: Relay) -> None:
+    async with store_of(databases, database, relay) as store:
+        await store.append([draft("first")])
+        relay.lose(b"coordd.expire_1")
+        feed = await store.feed(0, 10)
+        assert relay.lost == 1
+        assert [change.type for change in feed.changes] == ["sent"]
+
+
 async def test_who_waits_alone_is_served_when_the_database_comes_back_late(
         databases: Databases, database: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:

@@ -26,7 +26,7 @@ READ_LIMIT_S: Final = 5.0
 WRITERS: Final = 4
 """The sends' flush, the marks' flush, and everything else that writes."""
 _PING_AFTER_S: Final = 1.0
-_PAUSE_S: Final = 0.05
+PAUSE_S: Final = 0.05
 _WAITING_MAX: Final = 2000
 """Callers that may wait for a connection; more are refused at once."""
 TOLD_S: Final = 10.0
@@ -134,9 +134,9 @@ class Readers:
                             self.pool.connection() as connection):
                     return await run(connection, query, parameters)
             except Exception as error:
-                if not is_lost(error) or time.monotonic() + _PAUSE_S >= deadline:
+                if not is_lost(error) or time.monotonic() + PAUSE_S >= deadline:
                     raise translated(error) from error
-                await asyncio.sleep(_PAUSE_S)
+                await asyncio.sleep(PAUSE_S)
 
 
 class Database(Readers):

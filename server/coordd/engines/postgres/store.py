@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from datetime import datetime
 from functools import partial
@@ -15,7 +16,14 @@ from coordd.archive import Archive, ArchiveError
 from coordd.engines.postgres import queries, schema
 from coordd.engines.postgres.archiving import Archiving
 from coordd.engines.postgres.commit import COMMIT_LIMIT_S, Committer, SetMark
-from coordd.engines.postgres.database import Database, Row, run, unbroken
+from coordd.engines.postgres.database import (
+    PAUSE_S,
+    READ_LIMIT_S,
+    Database,
+    Row,
+    run,
+    unbroken,
+)
 from coordd.engines.postgres.errors import is_lost, translated
 from coordd.engines.postgres.feeding import Feeding
 from coordd.engines.postgres.importing import Importing
@@ -38,6 +46,7 @@ from coordd.store import (
     Receipt,
     Stats,
     StoreError,
+    StoreUnavailableError,
     StoreUnknownError,
 )
 
@@ -304,9 +313,21 @@ class PostgresStore:
     # Upkeep.
 
     async def _expire(self) -> int:
-        """Record what has expired, or a part of it; how much. Counts and events say it then."""
-        [(expired,)] = await self._write(_EXPIRE, {"shift": self._shift_us()})
-        return int(expired)
+        """Record what has expired, or a part of it; how much. Counts and events say it then.
+
+        Reads begin with it, so a lost connection is no more to them than to any read: done twice,
+        it is done once. Raises StoreError.
+        """
+        deadline = time.monotonic() + READ_LIMIT_S
+        while True:
+            try:
+                [(expired,)] = await self._write(_EXPIRE, {"shift": self._shift_us()})
+            except (StoreUnavailableError, StoreUnknownError) as error:
+                if time.monotonic() >= deadline:
+                    raise StoreUnavailableError("the database does not answer") from error
+                await asyncio.sleep(PAUSE_S)
+            else:
+                return int(expired)
 
     async def keep_up(self) -> None:
         """Do all upkeep that is due, now. Raises StoreError."""

@@ -209,8 +209,8 @@ def test_the_unread_are_found_among_many_that_are_read(connection: psycopg.Conne
 def test_an_agent_s_events_of_a_month_are_of_one_partition(connection: psycopg.Connection, *,
                                                            newest: bool) -> None:
     row = connection.execute(
-        "SELECT date_trunc('month', now() - interval '2 months', 'UTC'), "
-        "date_trunc('month', now() - interval '1 month', 'UTC')").fetchone()
+        "SELECT date_trunc('month', now() - interval '3 months', 'UTC'), "
+        "date_trunc('month', now() - interval '2 months', 'UTC')").fetchone()
     assert row is not None
     since, until = row
     nodes = plan(connection, queries.EVENTS[newest, True], {

@@ -25,7 +25,6 @@ from rich.console import Console
 from bench import report
 from bench.daemon import BenchError
 from bench.disk import MEMORY_FILE_SYSTEMS, file_system
-from bench.lab import LabSite
 from bench.measures import MEASURES
 from bench.organization import MEASURES as LEVEL_MEASURES
 from bench.outages import MEASURES as OUTAGE_MEASURES
@@ -60,13 +59,10 @@ NAMES = {"files": list(MEASURES), "postgres": list(POSTGRES_MEASURES),
 @click.option("--data", type=click.Path(path_type=Path, file_okay=False), default=ROOT / ".cache",
               show_default="the repository's .cache",
               help="Where the servers' data folders are made, on a real disk; removed at the end.")
-@click.option("--site", type=click.Path(path_type=Path, exists=True, file_okay=False),
-              help="A site in the lab that stands at level organization, to be used and left as it "
-                   "is; for org-send its sizes say rate_per_s: 0.")
 @click.option("--no-bars", is_flag=True, help="Exit 0 where a bar is missed.")
 @click.option("--publish", is_flag=True, help="Copy the tables and the plot to docs/bench.")
-def main(engine: str, quick: bool, only: tuple[str, ...], data: Path, site: Path | None,
-         no_bars: bool, publish: bool) -> None:
+def main(engine: str, quick: bool, only: tuple[str, ...], data: Path, no_bars: bool,
+         publish: bool) -> None:
     """Load a coordd of its own and compare it with its limits and bars."""
     if others := set(only) - set(NAMES[engine]):
         raise click.UsageError(f"--only {min(others)} is no measure of engine {engine}: it has "
@@ -85,8 +81,6 @@ def main(engine: str, quick: bool, only: tuple[str, ...], data: Path, site: Path
     began = time.monotonic()
     stand, measures = _planned(engine, quick, Path(tempfile.mkdtemp(prefix="bench-", dir=data)),
                                notes.print)
-    if site is not None:
-        stand.levels["organization"] = LabSite(site.resolve(), Path.home())
     machine = _machine(kind, busy)
     try:
         for name, measure in measures.items():

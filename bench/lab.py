@@ -39,14 +39,12 @@ def why_not() -> str:
 
 
 class LabSite:
-    """A site in `folder`, and the operator's home: beside it, where none is given. `is_up`:
-    machines may be there that are to be removed.
-    """
+    """A site in `folder`, and the operator's home beside it. `is_up`: machines may be there."""
 
-    def __init__(self, folder: Path, home: Path | None = None) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.is_up = False
-        home = home or folder.with_name(f"{folder.name}-home")
+        home = folder.with_name(f"{folder.name}-home")
         home.mkdir(parents=True, exist_ok=True)
         self.env = {name: value for name, value in os.environ.items()
                     if not name.startswith(("COORD", "XDG_", "ANSIBLE_"))}

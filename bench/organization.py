@@ -71,8 +71,9 @@ def send(stand: Stand) -> None:
         return
     site = organization(stand)
     authority, seconds = site.folder / "ca.crt", stand.scale.seconds
-    with Api(f"https://{site.addresses['m1']}", site.token(), authority) as api:
-        tokens = {agent: api.issue(agent)["token"] for agent in AGENTS} | {EVERYBODY: site.token()}
+    operator = site.token()
+    with Api(f"https://{site.addresses['m1']}", operator, authority) as api:
+        tokens = {agent: api.issue(agent)["token"] for agent in AGENTS} | {EVERYBODY: operator}
     time.sleep(TOKENS_KNOWN_S)
     outside = Job(port=443, host=site.addresses["m1"], authority=str(authority), workload="send",
                   connections=64, rate=0.0, seconds=seconds, warm_s=1.0, tokens=tokens)

@@ -176,10 +176,14 @@ def test_a_rolling_restart_of_the_servers(organization: Organization) -> None:
         organization("up", "--yes")
 
 
-def outdate(site: Organization, machine: str, package: str) -> str:
-    """Have the machine believe that its `package` is an older one; the version it has."""
-    return site.lab.on(machine, (
-        f"dpkg-query -W -f '${{Version}}' {package} && "
+def version(site: Organization, machine: str, package: str) -> str:
+    """Which one the machine believes to have."""
+    return site.lab.on(machine, f"dpkg-query -W -f '${{Version}}' {package}")
+
+
+def outdate(site: Organization, machine: str, package: str) -> None:
+    """Have the machine believe that its `package` is an older one."""
+    site.lab.on(machine, (
         f"sed -i '/^Package: {package}$/,/^$/s/^Version: .*/Version: 1.0-1/' /var/lib/dpkg/status"))
 
 
@@ -194,14 +198,15 @@ def test_updated_without_a_failed_request(organization: Organization) -> None:
     organization.settled()
     packages = ("postgresql-17", "pgbouncer")
     databases = organization.bearers("postgres")
-    had = {(machine, package): outdate(organization, machine, package)
+    had = {(machine, package): version(organization, machine, package)
            for machine in databases for package in packages}
+    for machine, package in had:
+        outdate(organization, machine, package)
     shown = certificate(organization)
     with loaded(organization, 8) as load:
         organization("update", "--certificates", "--yes")
         assert no_refusal(load) == []
-    assert {(machine, package): organization.lab.on(
-        machine, f"dpkg-query -W -f '${{Version}}' {package}")
-        for machine in databases for package in packages} == had
+    assert {(machine, package): version(organization, machine, package)
+            for machine, package in had} == had
     assert certificate(organization) != shown
     organization.settled()

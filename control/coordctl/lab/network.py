@@ -17,10 +17,8 @@ _LAST_RESORT: Final = "4278198272"  # the metric: any other route wins
 
 def find(lab: str) -> ipaddress.IPv4Network | None:
     """The lab's subnet, None where it has no network yet."""
-    for network in networks():
-        if network["name"] == lab and network.get("labels", {}).get(LAB) == lab:
-            return ipaddress.IPv4Network(network["subnets"][0]["subnet"])
-    return None
+    network = _of(lab)
+    return ipaddress.IPv4Network(network["subnets"][0]["subnet"]) if network else None
 
 
 def ensure(lab: str, site: str) -> ipaddress.IPv4Network:
@@ -64,16 +62,21 @@ def keep_gateway(lab: str) -> None:
     and for 5 s the others send this computer nothing that arrives. Needs a machine that runs:
     without any there is no bridge.
     """
-    for network in networks():
-        if network["name"] == lab:
-            host.run(["ip", "link", "set", "dev", network["network_interface"],
-                      "address", mac(network["subnets"][0]["gateway"])])
+    if network := _of(lab):
+        host.run(["ip", "link", "set", "dev", network["network_interface"],
+                  "address", mac(network["subnets"][0]["gateway"])])
 
 
 def remove(lab: str) -> None:
     """Remove the lab's network, if it is there, and the faults that were set on it."""
     if find(lab) is not None:
         podman("network", "rm", "--force", lab)
+
+
+def _of(lab: str) -> dict[str, Any] | None:
+    """The lab's network, as Podman tells of it."""
+    return next((network for network in networks()
+                 if network["name"] == lab and network.get("labels", {}).get(LAB) == lab), None)
 
 
 def _free() -> ipaddress.IPv4Network:

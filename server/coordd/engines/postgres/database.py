@@ -29,7 +29,7 @@ _PING_AFTER_S: Final = 1.0
 PAUSE_S: Final = 0.05
 _WAITING_MAX: Final = 2000
 """Callers that may wait for a connection; more are refused at once."""
-TOLD_S: Final = 10.0
+_TOLD_S: Final = 10.0
 _AGAIN_S: Final = 0.5
 """How often a lost connection is tried again."""
 _LIBPQ: Final = {
@@ -38,8 +38,8 @@ _LIBPQ: Final = {
 }
 
 
-class Seldom(logging.Filter):
-    """Lets the same text pass once in TOLD_S: connections are tried again twice a second."""
+class _Seldom(logging.Filter):
+    """Lets the same text pass once in _TOLD_S: connections are tried again twice a second."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,12 +48,12 @@ class Seldom(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether it was not told lately."""
         now, text = time.monotonic(), record.getMessage()
-        self._told = {each: at for each, at in self._told.items() if now - at < TOLD_S}
+        self._told = {each: at for each, at in self._told.items() if now - at < _TOLD_S}
         return self._told.setdefault(text, now) == now
 
 
 for _name in ("psycopg", "psycopg.pool"):
-    logging.getLogger(_name).addFilter(Seldom())
+    logging.getLogger(_name).addFilter(_Seldom())
 
 
 class Connection(AsyncConnection[Row]):
